@@ -1,0 +1,119 @@
+"""One frozen Config: every limit and default of a mount, units in the names, relations between them checked.
+
+`config` is a leaf: it reads no file and no environment; `settings.py` turns words into a Config.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s3mount.errors import UsageError
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+S3_PART_MIN_BYTES = 5 * MIB
+S3_PART_MAX_BYTES = 5 * GIB
+S3_PARTS_MAX = 10_000
+S3_OBJECT_MAX_BYTES = 5 * TIB
+S3_COPY_MAX_BYTES = 5 * GIB
+S3_KEY_MAX_BYTES = 1024
+NAME_MAX_BYTES = 255
+RESERVED = ".s3mount"
+"""Names that start with it are ours: hidden, refused on create."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What one mount does and how much it may use. Raises UsageError for values that contradict each other."""
+
+    bucket: str
+    prefix: str = ""
+    """Empty, or ends with '/'."""
+    mountpoint: Path = field(default_factory=Path)
+
+    # the store
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    no_sign_request: bool = False
+    force_path_style: bool | None = None
+    """None: path style for custom endpoints, virtual hosts for AWS."""
+    ca_bundle: Path | None = None
+    connect_timeout_seconds: float = 10.0
+    metadata_deadline_seconds: float = 60.0
+    stall_timeout_seconds: float = 20.0
+    """A transfer that moves no byte for so long is given up and asked again."""
+    attempts_max: int = 6
+    backoff_base_seconds: float = 0.1
+    backoff_max_seconds: float = 10.0
+    metadata_requests_max: int = 64
+    read_requests_max: int = 32
+    upload_requests_max: int = 32
+    idle_connections_max: int = 64
+    idle_connection_seconds: float = 50.0
+
+    # the tree
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    file_mode: int = 0o644
+    dir_mode: int = 0o755
+    umask: int = 0
+    """Taken off `file_mode` and `dir_mode` of what is shown."""
+    metadata_ttl_seconds: float = 5.0
+    negative_ttl_seconds: float = 1.0
+    walk_ttl_seconds: float = 60.0
+    retry_memory_seconds: float = 2.0
+    """How long a version that an open found answers the kernel's repetition of that open."""
+    read_only: bool = False
+    names_max: int = 2_000_000
+    listed_names_max: int = 500_000
+    """Names held in listings of directories, over all directories; the least recently used listing goes first."""
+
+    # the bytes
+    cache_dir: Path | None = None
+    """None: a directory of our own under $XDG_CACHE_HOME or /var/cache."""
+    part_size_bytes: int = S3_PART_MIN_BYTES
+    memory_limit_bytes: int = 512 * MIB
+    staging_limit_bytes: int | None = None
+    """None: a tenth of the free disk at start, at least 1 GiB and at most half of what is free."""
+    segment_bytes: int = 64 * MIB
+    block_bytes: int = 128 * KIB
+    readahead_max_bytes: int = 32 * MIB
+    get_max_bytes: int = 8 * MIB
+    file_size_max_bytes: int = TIB
+    copy_max_bytes: int = S3_COPY_MAX_BYTES
+    checksum: bool = True
+
+    # the mount
+    allow_other: bool = False
+    nonempty: bool = False
+    requests_max: int = 1000
+    kernel_readahead_bytes: int = 1 * MIB
+    kernel_background_max: int = 128
+    stop_timeout_seconds: float = 60.0
+    foreground: bool = False
+
+    # the log
+    log_level: str = "info"
+    log_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.bucket:
+            raise UsageError("name the bucket: s3://BUCKET[/PREFIX]")
+        assert not self.prefix or self.prefix.endswith("/")
+        if not S3_PART_MIN_BYTES <= self.part_size_bytes <= S3_PART_MAX_BYTES:
+            raise UsageError("--part-size must be from 5MiB, S3's minimum, to 5GiB, its maximum")
+        if self.memory_limit_bytes < 64 * MIB:
+            raise UsageError("--memory-limit must be at least 64MiB")
+        if self.staging_limit_bytes is not None and self.staging_limit_bytes < 4 * self.part_size_bytes:
+            raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
+        if self.metadata_ttl_seconds < 0 or self.negative_ttl_seconds < 0:
+            raise UsageError("--metadata-ttl and --negative-ttl cannot be negative")
+
+    @property
+    def source(self) -> str:
+        """What `mount` and `df` show: s3://bucket/prefix."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")

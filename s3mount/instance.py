@@ -1,0 +1,60 @@
+"""One mount's own place on disk: a directory under the cache directory, locked while the mount lives.
+
+An instance is an endpoint, a bucket, a prefix and a mountpoint: two mounts that differ in one of them never share a
+directory, and of two that do not, the second finds the lock taken. What an earlier daemon left in the staging log is
+of no use: nothing in it was acknowledged."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3mount.config import Config
+from s3mount.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The directory of one mount and what is in it."""
+
+    directory: Path
+
+    @property
+    def staging(self) -> Path:
+        return self.directory / "staging"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "s3mount.log"
+
+
+def name(config: Config) -> str:
+    """The same for the same endpoint, bucket, prefix and mountpoint; readable at its start."""
+    identity = "\0".join([config.endpoint_url or "aws", config.bucket, config.prefix, str(config.mountpoint)])
+    return f"{config.bucket}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+@contextmanager
+def held(config: Config, cache_dir: Path) -> Iterator[Instance]:
+    """Lock the instance's directory for the time of the block, its staging empty. Raises StartError when it is in
+    use."""
+    instance = Instance(cache_dir / "instances" / name(config))
+    instance.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(instance.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(
+                f"another s3mount serves {config.source} at {config.mountpoint}: unmount it first (s3mount umount)"
+            ) from error
+        shutil.rmtree(instance.staging, ignore_errors=True)
+        instance.staging.mkdir(mode=0o700, exist_ok=True)
+        yield instance
+        shutil.rmtree(instance.staging, ignore_errors=True)
+    finally:
+        os.close(lock)

@@ -1,0 +1,214 @@
+"""What this machine must have before a mount starts: each check is a function, each failure a StartError of one line.
+
+It asks no store. It changes two things only: it makes the cache directory, and it detaches a dead mount of ours. A live
+mount is never touched: whether one is dead is asked by a child process, because the answer may never come.
+"""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3mount import kernel
+from s3mount.config import GIB, MIB, Config
+from s3mount.errors import StartError
+
+FUSE_DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+FUSERMOUNT = "fusermount3"
+PROBE_TIMEOUT_SECONDS = 5.0
+STAGING_PARTS_MIN = 4
+SYMLINKS_MAX = 40
+
+_PROBE = """
+import os, sys
+try:
+    os.stat(sys.argv[1])
+except OSError as error:
+    sys.exit(1 if error.errno == int(sys.argv[2]) else 0)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a Config may leave open, settled."""
+
+    cache_dir: Path
+    staging_limit_bytes: int
+
+
+def prepare(config: Config) -> Prepared:
+    """Make every check, detach a dead mount of ours, make the cache directory. Raises StartError."""
+    check_fusermount()
+    check_device(FUSE_DEVICE)
+    if config.allow_other:
+        check_allow_other(FUSE_CONF, uid=os.geteuid())
+    mountpoint = resolved(config.mountpoint)
+    free_mountpoint(mountpoint)
+    check_mountpoint(mountpoint, nonempty=config.nonempty)
+    if config.log_file is not None:
+        check_outside(config.log_file, mountpoint, option="--log-file")
+    cache_dir = config.cache_dir or default_cache_dir(os.environ, uid=os.geteuid())
+    check_outside(cache_dir, mountpoint, option="--cache-dir")
+    make_cache_dir(cache_dir)
+    staging_limit = config.staging_limit_bytes or default_staging_limit(cache_dir, config.part_size_bytes)
+    return Prepared(cache_dir, staging_limit)
+
+
+def resolved(mountpoint: Path) -> Path:
+    """The path as the mount table spells it, absolute and without symlinks.
+
+    The last component is asked by readlink(2) alone: the kernel answers it for a mount whose daemon is dead or hangs.
+    """
+    here = mountpoint
+    for _ in range(SYMLINKS_MAX):
+        here = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
+        try:
+            mountpoint = here.parent / os.readlink(here)
+        except OSError:
+            break
+    return here
+
+
+def check_fusermount() -> None:
+    if shutil.which(FUSERMOUNT) is None:
+        raise StartError(f"{FUSERMOUNT} is missing: apt-get install fuse3")
+
+
+def check_device(device: Path) -> None:
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        raise StartError(
+            f"no permission on {device}: chmod 666 {device}, or in a container --device {device} --cap-add SYS_ADMIN"
+        ) from None
+    except OSError as cause:
+        raise StartError(
+            f"{device}: {cause.strerror}: modprobe fuse, or in a container --device {device} --cap-add SYS_ADMIN"
+        ) from None
+
+
+def check_allow_other(conf: Path, *, uid: int) -> None:
+    """fusermount3 lets others than root give allow_other only where its file says so."""
+    if uid == 0:
+        return
+    try:
+        lines = conf.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if not any(line.strip() == "user_allow_other" for line in lines):
+        raise StartError(f"--allow-other is not permitted: put a line user_allow_other into {conf}, or mount as root")
+
+
+def free_mountpoint(mountpoint: Path) -> None:
+    """Refuse a mountpoint that a FUSE mount covers, unless it is a dead one of ours, which is detached."""
+    top = kernel.mount_at(mountpoint)
+    if top is None or not top.fstype.startswith("fuse"):
+        return
+    if not is_dead(mountpoint):
+        remedy = "s3mount umount" if top.fstype == kernel.FSTYPE else f"{FUSERMOUNT} -u"
+        raise StartError(f"{mountpoint} is already mounted ({top.source}): {remedy} {mountpoint} first")
+    if top.fstype != kernel.FSTYPE:
+        raise StartError(f"{mountpoint} is a dead mount of {top.fstype}: {FUSERMOUNT} -uz {mountpoint} first")
+    problem = kernel.unmount(mountpoint, lazily=True)
+    if problem is not None:
+        raise StartError(f"{mountpoint} is a dead mount that cannot be detached: {problem}")
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Whether the mount's daemon is gone: ENOTCONN. One that does not answer in time is not dead.
+
+    The child is left behind then: a process that waits for a FUSE reply cannot be killed.
+    """
+    probe = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _PROBE, os.fspath(mountpoint), str(errno.ENOTCONN)],
+        env=kernel.CHILD_ENVIRONMENT,
+    )
+    try:
+        return probe.wait(PROBE_TIMEOUT_SECONDS) == 1
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def check_mountpoint(mountpoint: Path, *, nonempty: bool) -> None:
+    """A directory, empty unless `nonempty`, that we may mount on."""
+    try:
+        info = os.stat(mountpoint)
+    except FileNotFoundError:
+        raise StartError(f"{mountpoint} does not exist: mkdir -p {mountpoint}") from None
+    except OSError as cause:
+        raise StartError(f"{mountpoint} cannot be used: {cause.strerror}") from None
+    if not stat.S_ISDIR(info.st_mode):
+        raise StartError(f"{mountpoint} is not a directory")
+    # fusermount3's own rule for users: write permission, and in a sticky directory to be its owner.
+    if os.geteuid() != 0 and (
+        not os.access(mountpoint, os.W_OK) or (info.st_mode & stat.S_ISVTX and info.st_uid != os.geteuid())
+    ):
+        raise StartError(f"no permission to mount on {mountpoint}: choose a directory of your own, or mount as root")
+    if nonempty:
+        return
+    try:
+        with os.scandir(mountpoint) as entries:
+            occupied = next(entries, None) is not None
+    except OSError as cause:
+        raise StartError(f"{mountpoint} cannot be listed: {cause.strerror}") from None
+    if occupied:
+        raise StartError(f"{mountpoint} is not empty: mount elsewhere, or hide what is in it with --nonempty")
+
+
+def check_outside(path: Path, mountpoint: Path, *, option: str) -> None:
+    """Nothing the daemon itself uses may be behind its own mount."""
+    if Path(os.path.realpath(path)).is_relative_to(mountpoint):
+        raise StartError(f"{option} {path} is under the mountpoint {mountpoint}: choose a path outside of it")
+
+
+def default_cache_dir(environ: Mapping[str, str], *, uid: int) -> Path:
+    base = environ.get("XDG_CACHE_HOME", "")
+    if base.startswith("/"):
+        return Path(base) / "s3mount"
+    if uid == 0:
+        return Path("/var/cache/s3mount")
+    home = environ.get("HOME", "")
+    if not home.startswith("/"):
+        raise StartError("there is no HOME to keep a cache in: give --cache-dir")
+    return Path(home) / ".cache" / "s3mount"
+
+
+def make_cache_dir(path: Path) -> None:
+    """A directory of our own that nobody else can look into: made if missing, refused if it is anything else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as cause:
+        if path.is_symlink():
+            raise StartError(f"--cache-dir {path} is a symbolic link: name the directory itself") from None
+        raise StartError(f"--cache-dir {path} cannot be used: {cause.strerror}; choose another") from None
+    try:
+        info = os.fstat(handle)
+    finally:
+        os.close(handle)
+    if info.st_uid != os.geteuid():
+        raise StartError(f"--cache-dir {path} belongs to user {info.st_uid}: choose a directory of your own")
+    if stat.S_IMODE(info.st_mode) != 0o700:
+        raise StartError(f"--cache-dir {path} has mode {stat.S_IMODE(info.st_mode):04o}: chmod 700 {path}")
+
+
+def default_staging_limit(cache_dir: Path, part_size_bytes: int) -> int:
+    """A tenth of what is free there, at least 1 GiB, at most half of what is free."""
+    disk = os.statvfs(cache_dir)
+    free = disk.f_bavail * disk.f_frsize
+    limit = min(max(free // 10, GIB), free // 2)
+    if limit < STAGING_PARTS_MIN * part_size_bytes:
+        raise StartError(
+            f"only {free // MIB} MiB are free in {cache_dir}: choose another --cache-dir, or set --staging-limit"
+        )
+    return limit

@@ -1,0 +1,146 @@
+"""argv in, exit status out: 0, 2 for words, 1 for the rest; one line on stderr; the daemon gets what was said."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import s3mount
+from s3mount import cli, settings
+from s3mount.config import Config
+from s3mount.errors import StartError
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in (*settings.POSITIONAL, *settings.options()):
+        monkeypatch.delenv(option.variable, raising=False)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Config | Path]:
+    """What the daemon was called with; a bucket named `broken` cannot be mounted."""
+    called: list[Config | Path] = []
+
+    def mount(config: Config) -> int:
+        called.append(config)
+        if config.bucket == "broken":
+            raise StartError("the bucket is broken:\nchoose another")
+        return 0
+
+    def umount(mountpoint: Path) -> int:
+        called.append(mountpoint)
+        return 0
+
+    daemon = types.ModuleType("s3mount.daemon")
+    daemon.mount = mount  # type: ignore[attr-defined]
+    daemon.umount = umount  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "s3mount.daemon", daemon)
+    monkeypatch.setattr(s3mount, "daemon", daemon, raising=False)
+    return called
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("s3mount: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_mount_hands_the_daemon_a_config(calls: list[Config | Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    assert cli.main(["mount", "--read-only", "s3://b/p", str(tmp_path / "link"), "--part-size", "8MiB"]) == 0
+    (config,) = calls
+    assert isinstance(config, Config)
+    assert (config.bucket, config.prefix, config.read_only, config.part_size_bytes) == ("b", "p/", True, 8 << 20)
+    assert config.mountpoint == tmp_path.resolve() / "m"
+
+
+def test_umount_hands_the_daemon_a_path(
+    calls: list[Config | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["umount", "m"]) == 0
+    assert calls == [tmp_path / "m"]
+
+
+def test_a_mount_that_cannot_start_is_status_1_and_one_line(
+    calls: list[Config | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["mount", "s3://broken", "/m"]) == 1
+    assert said(capsys) == "s3mount: the bucket is broken: choose another\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "VERB"),
+        (["moutn"], "moutn"),
+        (["mount"], "s3://BUCKET"),
+        (["mount", "s3://b"], "MOUNTPOINT"),
+        (["mount", "s3://b", "/m", "/n"], "/n"),
+        (["mount", "s3://b", "/m", "--region"], "--region"),
+        (["mount", "s3://b", "/m", "--part-size", "8MB"], "--part-size '8MB': a size is written 8MiB"),
+        (["mount", "s3://b", "/m", "--part-size", "1MiB"], "--part-size must be from 5MiB"),
+        (["mount", "s3://b", "/m", "--metadata-ttl", "soon"], "--metadata-ttl 'soon': a time"),
+        (["mount", "s3://b", "/m", "--part", "8MiB"], "--part"),
+        (["mount", "s3://b", "/m", "--config", "/none.toml"], "--config '/none.toml': No such file"),
+        (["umount"], "mountpoint"),
+        (["umount", ""], "MOUNTPOINT"),
+    ],
+)
+def test_usage_is_status_2_and_one_line(
+    argv: list[str], named: str, calls: list[Config | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    assert named in said(capsys)
+    assert calls == []
+
+
+def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "s3mount.daemon", None)
+    monkeypatch.delattr(s3mount, "daemon", raising=False)
+    assert cli.main(["mount", "s3://b", "/m"]) == 1
+    assert "install fuse3" in said(capsys)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["mount", "--help"], ["umount", "-h"]])
+def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["mount", "--help"])
+    screen = capsys.readouterr().out
+    for row in settings.ROWS:
+        (line,) = (line for line in screen.splitlines() if line.startswith(f" {row.usage} "))
+        for option in row.options:
+            assert option.field in ("uid", "gid") or option.default_words in line
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"s3mount {s3mount.__version__}\n"
+
+
+def test_help_needs_no_library() -> None:
+    """No library is imported for it: help works where libfuse is missing."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyfuse3', 'trio', 'boto3', 'pycurl', 'cachetools']));"
+        "from s3mount.cli import main; main(['mount', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--endpoint-url" in done.stdout

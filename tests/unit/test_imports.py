@@ -1,0 +1,148 @@
+"""The layers of the package hold: cli -> daemon -> fuse -> vfs -> data -> store, imports go right only."""
+
+import ast
+import configparser
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "s3mount"
+
+LAYERS = ("store", "data", "vfs", "fuse", "daemon", "cli")
+"""From the right to the left; a module may import its own layer and those before it."""
+
+LEAVES = {"s3mount": set[str](), "errors": set[str](), "config": {"errors"}}
+"""Anyone may import them; they import these of ours."""
+
+SIDES = {
+    # Beside the layers: each with what it may import of ours, and who may import it.
+    "settings": ({"config", "errors"}, {"cli"}),
+    "preflight": ({"config", "errors", "kernel"}, {"cli", "daemon"}),
+    "kernel": ({"config", "errors"}, {"daemon", "preflight"}),
+    "instance": ({"config", "errors"}, {"daemon"}),
+    "logs": ({"config", "errors"}, {"daemon"}),
+    "drain": (set[str](), {"daemon"}),
+}
+
+PURE = (
+    "vfs.attributes",
+    "vfs.keys",
+    "vfs.mediatypes",
+    "data.extents",
+    "data.readahead",
+    "store.signature",
+    "store.listing",
+)
+IMPURE_LIBRARIES = {"trio", "pyfuse3", "pycurl", "boto3"}
+
+HOLDERS = {
+    "pyfuse3": lambda name: name in ("fuse", "daemon"),
+    "boto3": lambda name: top(name) == "store",
+    "botocore": lambda name: top(name) == "store",
+    "pycurl": lambda name: top(name) == "store",
+}
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@cache
+def modules() -> dict[str, frozenset[str]]:
+    """Every module of the package, without the package's name, and the full names of all it imports, anywhere in it."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or PACKAGE
+        found[name] = frozenset(imported(ast.parse(path.read_text())))
+    return found
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(name: str) -> set[str]:
+    """The modules of the package that a module imports; `from s3mount.data import file` is data.file."""
+    found = set()
+    for full in modules()[name]:
+        if top(full) == PACKAGE:
+            rest = full.removeprefix(PACKAGE).removeprefix(".")
+            while rest and rest not in modules():
+                rest = rest.rpartition(".")[0]  # the name of a thing in a module
+            found.add(rest or PACKAGE)
+    return found - {name}
+
+
+def libraries(name: str) -> set[str]:
+    return {top(full) for full in modules()[name]} - {PACKAGE}
+
+
+def closure(name: str) -> set[str]:
+    """A module and all of ours that importing it may bring along."""
+    reached, waiting = set(), [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += ours(module)
+    return reached
+
+
+def test_every_module_has_a_place() -> None:
+    unknown = {name for name in modules() if top(name) not in {*LAYERS, *LEAVES, *SIDES}}
+    assert not unknown
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_go_right_only(name: str) -> None:
+    allowed = set(LEAVES)
+    if name in LEAVES:
+        allowed = LEAVES[name]
+    elif name in SIDES:
+        allowed = SIDES[name][0]
+    else:
+        allowed |= set(LAYERS[: LAYERS.index(top(name)) + 1])
+        allowed |= {side for side, (_, users) in SIDES.items() if name in users}
+    # A package's own name is what `import s3mount` reads the version from.
+    assert {top(other) for other in ours(name)} - allowed - {PACKAGE} == set()
+
+
+@pytest.mark.parametrize("library", sorted(HOLDERS))
+def test_a_library_stays_in_its_layer(library: str) -> None:
+    users = {name for name in modules() if library in libraries(name)}
+    assert {name for name in users if not HOLDERS[library](name)} == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_files_import_no_library_that_waits(name: str) -> None:
+    brought = {library for module in closure(name) for library in libraries(module)}
+    assert brought & IMPURE_LIBRARIES == set()
+
+
+def test_no_import_cycles() -> None:
+    for name in modules():
+        for other in ours(name):
+            assert other == PACKAGE or name not in closure(other), f"{name} and {other} import each other"
+
+
+def test_every_library_is_a_declared_dependency() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].split("\n")
+    declared = {found[0] for line in lines if (found := re.match(r"[a-z0-9]+", line))}
+    used = {library for name in modules() for library in libraries(name)}
+    used -= {*sys.stdlib_module_names, "tomllib"}
+    assert used - declared - {"botocore"} == set()  # boto3 is a thin face of botocore and requires it
+    assert declared - used == set()
