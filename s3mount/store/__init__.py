@@ -1,0 +1,1 @@
+"""The object store behind one async Protocol (`base.ObjectStore`); the only folder that imports boto3 and pycurl."""

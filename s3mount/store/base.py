@@ -1,0 +1,181 @@
+"""The contract of an object store: one async Protocol, the frozen values it speaks in.
+
+`s3.S3Store` and the in-memory store of the tests are held to it by one suite (tests/store). Keys are `str` and full:
+a store knows nothing of the mount's prefix. Etags are the strings S3 sends, quotes included. Times are nanoseconds
+since the epoch, by the server's clock. Every call may raise any class of `errors.StoreError`; those named are the
+ones a caller is expected to tell apart. Every call is cancellable; a cancelled or failed mutating call may or may not
+have had its effect."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+Body = Sequence[Buffer]
+"""A body to send: its pieces in order. It is read again from the start when a request is repeated: it must not
+change."""
+
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What an object carries besides its bytes; `metadata` without the `x-amz-meta-` prefix, names in lower case."""
+
+    content_type: str | None = None
+    cache_control: str | None = None
+    content_disposition: str | None = None
+    content_encoding: str | None = None
+    content_language: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must be true of the key for a mutation to happen: nothing, this etag, or absence."""
+
+    etag: str | None = None
+    absent: bool = False
+
+    def __post_init__(self) -> None:
+        assert not (self.etag and self.absent)
+
+
+ALWAYS = Condition()
+ABSENT = Condition(absent=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as a HEAD or GET describes it. `date_ns` is the Date of the reply; `tag_count` 0 when not told."""
+
+    key: str
+    size: int
+    etag: str
+    last_modified_ns: int
+    date_ns: int
+    headers: Headers = Headers()
+    version_id: str | None = None
+    storage_class: str | None = None
+    tag_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object as a LIST describes it."""
+
+    key: str
+    size: int
+    etag: str
+    last_modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One LIST reply. Objects and prefixes are each in key order; `token` is None on the last page."""
+
+    objects: tuple[Listed, ...]
+    prefixes: tuple[str, ...]
+    token: str | None
+    date_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a mutation left in the bucket. `last_modified_ns` is the reply's Date unless the store said better."""
+
+    etag: str
+    last_modified_ns: int
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that is open. `token` is what recognises our own completion of one conditional on absence."""
+
+    key: str
+    id: str
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is stored: number from 1, etag as the store answered."""
+
+    number: int
+    etag: str
+    size: int
+
+
+class ObjectStore(Protocol):
+    """An S3 bucket. Safe for any number of tasks at once; limits and retries are inside."""
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Describe one object. Raises NotFound, AccessDenied (settled by a LIST: DESIGN section 11)."""
+
+    async def get(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        version_id: str | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> ObjectInfo | None:
+        """Fetch `[start, min(start + len(into), size))` into `into`; None when `if_none_match` still holds.
+
+        The caller knows how much came from the answer's `size`. `arrived(n)` is called as the first n bytes are in
+        place. A body cut short is resumed on condition of the etag. Once the call has returned or raised, cancelled
+        included, `into` is not touched any more. Raises PreconditionFailed, RangeNotSatisfiable (start > 0 and start
+        >= size, also what an empty object answers), NotFound."""
+
+    async def list_page(
+        self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
+    ) -> Page:
+        """One page of the keys below `prefix` in UTF-8 order; with a delimiter, grouped."""
+
+    async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
+        """Store an object whole. Atomic. Raises PreconditionFailed, KeyTooLong; LostReply after the last retry."""
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        headers: Headers | None = None,
+        condition: Condition = ALWAYS,
+    ) -> Stored:
+        """Copy on the server, of exactly `source_etag`; `headers` replaces all headers and metadata, None keeps them.
+
+        Objects over `copy_limit_bytes` are copied by parts. `condition` is about the target.
+        Raises NotFound, PreconditionFailed.
+        """
+
+    async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
+        """Remove an object; a key that is absent is success unless a condition names an etag (then
+        PreconditionFailed)."""
+
+    async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
+        """Open a multipart upload; `condition` is the one it will be completed on."""
+
+    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+        """Store part `number`, replacing an earlier one. Raises NoSuchUpload."""
+
+    async def copy_part(
+        self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str
+    ) -> Part:
+        """Store `[start, stop)` of another object as part `number`. Raises NoSuchUpload, PreconditionFailed."""
+
+    async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
+        """Publish the object. Atomic. Raises PreconditionFailed, NoSuchUpload; our own completion, found after a lost
+        reply, is success."""
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """Forget an upload and its parts; one that is gone already is success."""
+
+    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
+        """All multipart uploads open below `prefix`."""
