@@ -1,0 +1,271 @@
+"""Sends one S3 request until it is answered: signing, limits, retries, expired credentials, other regions, the clock.
+
+Knows HTTP and S3's way of refusing, but no operation: an `Order` says what to send and where the reply goes. What an
+operation means by a refusal, above all after a repetition, is `s3.py`'s to judge; `Order.repeated` and
+`Order.in_doubt` tell it.
+
+The mutable state: the offset of the server's clock, how payloads are signed, the counts; each changes between
+checkpoints.
+"""
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import trio
+
+from s3mount import errors
+from s3mount.config import Config
+from s3mount.store.base import Body
+from s3mount.store.endpoint import Access
+from s3mount.store.replies import (
+    EXPIRED_CODES,
+    REDIRECT_CODES,
+    RETRIED_CODES,
+    RETRIED_STATUSES,
+    SLOW_STATUSES,
+    error_of,
+    fields_of,
+    parse_date_ns,
+)
+from s3mount.store.retry import Backoff, Limiter
+from s3mount.store.signature import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from s3mount.store.wire import CertificateRefused, Reply, Request, Sink, SmallBody, Wire, WireClosed, WireError
+
+log = logging.getLogger(__name__)
+
+SKEW_MIN_SECONDS = 2
+SKEW_MAX_SECONDS = 15 * 60
+"""S3 refuses a request that is older or younger."""
+HASH_IN_LOOP_BYTES = 64 * 1024
+PROGRESS_BYTES = 64 * 1024
+"""An attempt that brought so much was no failure in a row."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Order:
+    """One request to be answered, and what happened to it."""
+
+    name: str
+    method: str
+    path: str
+    query: str = ""
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: Body = ()
+    mutating: bool = False
+    limiter: Limiter
+    wire: Wire
+    deadline_seconds: float
+    stall_seconds: float
+    prepare: Callable[["Order"], Sink] | None = None
+    """Called before each attempt: gives its sink, and may change `headers`. None: a small document."""
+    errors_in_200: bool = False
+    """Copies and completions answer 200 first and tell an error in the body."""
+    attempts_max: int | None = None
+
+    repeated: bool = False
+    """A second request was made: a refusal may come from our own first one."""
+    in_doubt: bool = False
+    """An attempt may have had its effect, or may have it yet, without our knowing."""
+    document: dict[str, str] = field(default_factory=dict)
+    received_bytes: Callable[[], int] | None = None
+
+
+class Dispatcher:
+    """Sends orders over an `Access`. Safe for any number of tasks."""
+
+    def __init__(
+        self, config: Config, access: Access, clock_ns: Callable[[], int], draw: random.Random, counts: Counter[str]
+    ) -> None:
+        self._access = access
+        self._backoff = Backoff(config.backoff_base_seconds, config.backoff_max_seconds, config.attempts_max)
+        self._clock_ns = clock_ns
+        self._draw = draw
+        self._counts = counts
+        self._date = ""
+        self._date_ns = 0
+        self._offset_seconds = 0
+        self._skew_seconds = 0
+        self._sign_payloads = False
+
+    @property
+    def skew_seconds(self) -> int:
+        """How far the server's clock is ahead of ours, by its latest reply."""
+        return self._skew_seconds
+
+    def now_ns(self) -> int:
+        """The time by the server's clock, as well as we know it."""
+        return self._clock_ns() + self._offset_seconds * 1_000_000_000
+
+    def date_ns(self, headers: Mapping[str, str]) -> int:
+        """The Date of a reply; our own time when it has none."""
+        text = headers.get("date", "")
+        if text != self._date:
+            self._note_date(text)
+        return self._date_ns if text else self.now_ns()
+
+    async def send(self, order: Order) -> Reply:
+        """The first reply that is no failure to be asked again: 2xx or 304. Raises StoreError for everything else."""
+        deadline = inf if order.deadline_seconds == inf else trio.current_time() + order.deadline_seconds
+        attempts_max = order.attempts_max or self._backoff.attempts_max
+        failures = 0
+        renewed = moved = False
+        while True:
+            before = order.received_bytes() if order.received_bytes is not None else 0
+            generation = self._access.generation
+            outcome = await self._attempt(order, deadline)
+            if isinstance(outcome, Reply) and (outcome.status < 300 or outcome.status == 304):
+                order.limiter.better()
+                return outcome
+            if isinstance(outcome, WireError):
+                failure: errors.StoreError = _failure_of(order, outcome)
+                again, retry_after = not isinstance(outcome, CertificateRefused | WireClosed), None
+                order.in_doubt |= order.mutating and outcome.sent
+            elif isinstance(outcome, Reply):
+                failure, again = self._refusal_of(order, outcome), False
+                retry_after = outcome.headers.get("retry-after")
+                if outcome.status in SLOW_STATUSES or failure.code == "SlowDown":
+                    order.limiter.slower(trio.current_time())
+                region = _other_region(order, outcome, failure.code)
+                if region is not None and region != self._access.address.region and not moved:
+                    moved = True
+                    await self._access.move_to(region)
+                    continue
+                if not renewed and failure.code in (*EXPIRED_CODES, "InvalidAccessKeyId"):
+                    renewed = True
+                    if await self._access.renew(generation):
+                        continue
+                if self._payload_must_be_signed(order, failure, outcome):
+                    continue
+                again = outcome.status in RETRIED_STATUSES or failure.code in RETRIED_CODES
+                order.in_doubt |= order.mutating and again and failure.code != "ConditionalRequestConflict"
+            else:
+                failure, again, retry_after = outcome, True, None
+            progressed = order.received_bytes is not None and order.received_bytes() - before >= PROGRESS_BYTES
+            failures = 1 if progressed else failures + 1
+            wait = self._backoff.wait_seconds(failures, self._draw, retry_after)
+            if not again or failures >= attempts_max or trio.current_time() + wait >= deadline:
+                raise failure
+            await trio.sleep(wait)
+            order.repeated = True
+
+    async def _attempt(self, order: Order, deadline: float) -> Reply | WireError | errors.BadReply:
+        """One request on the wire. What the wire or the sink found wrong is returned, for `send` to judge."""
+        access = self._access
+        if access.look_at is not None and access.look_at <= trio.current_time():
+            await access.look()
+        sink = order.prepare(order) if order.prepare is not None else SmallBody()
+        payload = EMPTY_SHA256 if not order.body else UNSIGNED_PAYLOAD
+        if self._sign_payloads and order.body:
+            payload = (await digest_of(order.body, "sha256")).hex()
+        await order.limiter.acquire()
+        try:
+            # Signed with the slot in hand: a signature gets old in the queue.
+            address, path = access.address, access.address.path + order.path or "/"
+            headers = order.headers
+            if access.signer is not None:
+                now_seconds = self._clock_ns() // 1_000_000_000 + self._offset_seconds
+                headers = access.signer.headers(
+                    order.method, path, order.query, address.host, headers, payload, now_seconds
+                )
+            request = Request(
+                method=order.method,
+                url=f"{address.origin}{path}?{order.query}" if order.query else address.origin + path,
+                headers=tuple(headers),
+                body=order.body,
+                mutating=order.mutating,
+                deadline_seconds=inf if deadline == inf else max(0.001, deadline - trio.current_time()),
+                stall_seconds=order.stall_seconds,
+            )
+            self._counts[order.name] += 1
+            try:
+                reply = await order.wire.perform(request, sink)
+            except WireError as error:
+                return error
+            except errors.BadReply as error:
+                return error
+            except trio.Cancelled:
+                order.in_doubt |= order.mutating
+                raise
+        finally:
+            order.limiter.release()
+        if isinstance(sink, SmallBody) and reply.status == 200 and sink.content:
+            order.document = fields_of(sink.content)
+            if order.errors_in_200 and order.document.get("") == "Error":
+                # Whoever reads the status alone would take this for a success.
+                return Reply(500, reply.headers, reply.received, bytes(sink.content))
+        return reply
+
+    def _refusal_of(self, order: Order, reply: Reply) -> errors.StoreError:
+        self.date_ns(reply.headers)
+        order.document = fields = fields_of(reply.error) if reply.error else {}
+        code = fields.get("Code", "")
+        action = f"{order.method} {order.path[:200]}"
+        if reply.status == 403 and (code == "RequestTimeTooSkewed" or abs(self._skew_seconds) > SKEW_MAX_SECONDS):
+            return errors.ClockSkew(
+                f"{action}: the clock is {abs(self._skew_seconds)} s off", code="RequestTimeTooSkewed", status=403
+            )
+        if code in EXPIRED_CODES:
+            return errors.AccessDenied(f"{action}: the credentials have expired", code=code, status=reply.status)
+        return error_of(action, reply.status, code, fields.get("Message", ""))
+
+    def _payload_must_be_signed(self, order: Order, failure: errors.StoreError, reply: Reply) -> bool:
+        """Whether the store has just refused UNSIGNED-PAYLOAD; from then on every body is hashed."""
+        if self._sign_payloads or not order.body or reply.status not in (400, 403, 501):
+            return False
+        text = f"{failure.code} {order.document.get('Message', '')}".lower()
+        if "contentsha256mismatch" not in text and "unsigned-payload" not in text and "content-sha256" not in text:
+            return False
+        log.info("the store wants payloads signed")
+        self._sign_payloads = True
+        return True
+
+    def _note_date(self, text: str) -> None:
+        self._date = text
+        try:
+            self._date_ns = parse_date_ns(text)
+        except ValueError:
+            self._date = ""
+            return
+        self._skew_seconds = skew = (self._date_ns - self._clock_ns()) // 1_000_000_000
+        # Within a second or two it is the road, not the clock; beyond the limit S3 refuses, in words (`check`).
+        self._offset_seconds = skew if SKEW_MIN_SECONDS < abs(skew) <= SKEW_MAX_SECONDS else 0
+
+
+def _other_region(order: Order, reply: Reply, code: str) -> str | None:
+    """The region the store says the bucket is in, when that is why it refused."""
+    if (
+        reply.status not in (301, 307)
+        and code not in REDIRECT_CODES
+        and not (order.method == "HEAD" and reply.status == 400)
+    ):
+        return None
+    return reply.headers.get("x-amz-bucket-region") or order.document.get("Region")
+
+
+def _failure_of(order: Order, error: WireError) -> errors.StoreError:
+    action = f"{order.method} {order.path[:200]}"
+    if order.mutating and (error.sent or order.in_doubt):
+        failure: errors.StoreError = errors.LostReply(f"{action}: the reply was lost: {error}")
+    else:
+        failure = errors.Unavailable(f"{action}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+async def digest_of(body: Body, algorithm: str) -> bytes:
+    """MD5 or SHA-256 of a body; in a thread, where it releases the GIL, when it takes long."""
+
+    def digest() -> bytes:
+        hasher = hashlib.new(algorithm, usedforsecurity=False)
+        for piece in body:
+            hasher.update(piece)
+        return hasher.digest()
+
+    if sum([len(piece) for piece in body]) <= HASH_IN_LOOP_BYTES:
+        return digest()
+    return await trio.to_thread.run_sync(digest)

@@ -1,0 +1,219 @@
+"""Multipart uploads over `Requests`, and the copy of an object too large for one CopyObject.
+
+A completion is recognised as ours, after a lost reply, by the random token in the metadata of an upload conditional on
+absence, else by the etag that S3 computes from the etags of the parts.
+"""
+
+import binascii
+import hashlib
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+import trio
+
+from s3mount import errors
+from s3mount.config import MIB, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.store.base import Body, Condition, Headers, ObjectInfo, Part, Stored, Upload
+from s3mount.store.listing import UploadsParser
+from s3mount.store.replies import quoted_etag, tags_of
+from s3mount.store.requests import Line, Requests, condition_lines, etag_in, lines_of, new_token, refused, size_of
+from s3mount.store.signature import quote_key, quote_query
+from s3mount.store.wire import Sink, SmallBody
+
+COPY_PART_MAX_BYTES = 512 * MIB
+LIST_BODY_MAX_BYTES = 8 * MIB
+
+
+async def create(requests: Requests, key: str, headers: Headers, condition: Condition, tags: str = "") -> Upload:
+    token = new_token() if condition.absent else None
+    lines = [*lines_of(headers, token), *([("x-amz-tagging", tags)] if tags else [])]
+    # A full-object checksum: then the completion need not repeat those of the parts (Amazon and SeaweedFS insist
+    # otherwise).
+    checksum = [("x-amz-checksum-algorithm", "CRC32"), ("x-amz-checksum-type", "FULL_OBJECT")]
+    try:
+        document = await _create(requests, key, lines + checksum if requests.sends_crc32 else lines)
+    except errors.StoreError as error:
+        if not requests.sends_crc32 or error.status not in (400, 501) or isinstance(error, errors.KeyTooLong):
+            raise
+        document = await _create(requests, key, lines)
+        requests.without_crc32()
+    if not document.get("UploadId"):
+        raise errors.BadReply(f"POST {key!r}: the reply names no upload")
+    return Upload(key, document["UploadId"], token)
+
+
+async def _create(requests: Requests, key: str, lines: list[Line]) -> dict[str, str]:
+    order = requests.metadata("create_upload", "POST", key, "uploads=", lines, mutating=True)
+    await requests.send(order)
+    return order.document
+
+
+async def upload_part(requests: Requests, upload: Upload, number: int, body: Body) -> Part:
+    assert 1 <= number <= S3_PARTS_MAX
+    query = _part_query(upload, number)
+    order = requests.upload("upload_part", upload.key, query, [], body)
+    reply = await requests.send_checked(order, None)
+    return Part(number, requests.stored(reply).etag, size_of(body))
+
+
+async def copy_part(
+    requests: Requests, upload: Upload, number: int, source: str, start: int, stop: int, source_etag: str
+) -> Part:
+    assert 0 <= start < stop
+    lines = [
+        ("x-amz-copy-source", f"/{requests.config.bucket}/{quote_key(source)}"),
+        ("x-amz-copy-source-if-match", source_etag),
+        ("x-amz-copy-source-range", f"bytes={start}-{stop - 1}"),
+    ]
+    order = requests.slow("copy_part", "PUT", upload.key, _part_query(upload, number), lines)
+    await requests.send(order)
+    return Part(number, etag_in(order.document, f"copy of {source!r}"), stop - start)
+
+
+async def complete(requests: Requests, upload: Upload, parts: Sequence[Part], condition: Condition) -> Stored:
+    assert parts
+    order = requests.slow(
+        "complete_upload",
+        "POST",
+        upload.key,
+        quote_query([("uploadId", upload.id)]),
+        [("content-type", "application/xml"), *condition_lines(condition)],
+        (_document(parts),),
+    )
+    try:
+        reply = await requests.mutate(upload.key, order)
+    except (errors.PreconditionFailed, errors.NoSuchUpload, errors.NotFound) as error:
+        if order.repeated:
+            ours = await _ours(requests, upload, parts, condition)
+            if ours is not None:
+                return Stored(ours.etag, ours.last_modified_ns, ours.version_id)
+        if isinstance(error, errors.NoSuchUpload):
+            raise
+        raise refused(error, f"completion of {upload.key!r}") from error
+    return requests.stored(reply, etag_in(order.document, f"completion of {upload.key!r}"))
+
+
+async def _ours(requests: Requests, upload: Upload, parts: Sequence[Part], condition: Condition) -> ObjectInfo | None:
+    """The object, if our own first completion has made it."""
+    seen = await requests.look(upload.key)
+    if seen is None:
+        return None
+    info, token = seen
+    if condition.absent:
+        return info if token is not None and token == upload.token else None
+    return info if info.etag == multipart_etag(parts) else None
+
+
+def multipart_etag(parts: Sequence[Part]) -> str | None:
+    """The etag S3 gives to an object of these parts; None where the parts' etags are no digests."""
+    try:
+        digests = b"".join([binascii.unhexlify(part.etag.strip('"')) for part in parts])
+    except (binascii.Error, ValueError):
+        return None
+    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
+
+
+async def abort(requests: Requests, upload: Upload) -> None:
+    order = requests.metadata(
+        "abort_upload", "DELETE", upload.key, quote_query([("uploadId", upload.id)]), mutating=True
+    )
+    try:
+        await requests.send(order)
+    except (errors.NoSuchUpload, errors.NotFound):
+        pass  # gone is what was asked for
+
+
+async def list_uploads(requests: Requests, prefix: str) -> tuple[Upload, ...]:
+    found: list[Upload] = []
+    markers: tuple[str, str] | None = ("", "")
+    while markers is not None:
+        query = [("uploads", ""), ("encoding-type", "url"), ("prefix", prefix), ("max-uploads", "1000")]
+        if markers[0]:
+            query += [("key-marker", markers[0]), ("upload-id-marker", markers[1])]
+        order = requests.metadata("list_uploads", "GET", None, quote_query(query))
+        body = SmallBody(LIST_BODY_MAX_BYTES)
+
+        def prepare(_order: object, body: SmallBody = body) -> Sink:
+            body.content.clear()
+            return body
+
+        order.prepare = prepare
+        await requests.send(order)
+        parser = UploadsParser()
+        parser.feed(body.content)
+        page, following = parser.uploads()
+        if following == markers:
+            raise errors.BadReply("the list of uploads does not advance")
+        found += page
+        markers = following
+    # A store may take the prefix for a directory's name; what is not below it is none of ours.
+    return tuple(upload for upload in found if upload.key.startswith(prefix))
+
+
+async def copy_by_parts(
+    requests: Requests, info: ObjectInfo, target: str, headers: Headers | None, condition: Condition
+) -> Stored:
+    """Copy `info`'s object in ranges, side by side; headers, metadata and tags come along."""
+    tags = await _tags(requests, info.key) if info.tag_count else ""
+    upload = await create(requests, target, headers if headers is not None else info.headers, condition, tags)
+    try:
+        stops = _stops(info.size, requests.config.copy_max_bytes)
+        parts: dict[int, Part] = {}
+
+        failures: list[errors.StoreError] = []
+
+        async def copy(number: int, start: int, stop: int) -> None:
+            try:
+                parts[number] = await copy_part(requests, upload, number, info.key, start, stop, info.etag)
+            except errors.StoreError as error:
+                # Kept, for one error speaks for all; a nursery would raise them as a group.
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            start = 0
+            for number, stop in enumerate(stops, 1):
+                nursery.start_soon(copy, number, start, stop)
+                start = stop
+        if failures:
+            raise failures[0]
+        return await complete(requests, upload, [parts[number] for number in sorted(parts)], condition)
+    except BaseException:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + requests.config.stall_timeout_seconds):
+            try:
+                await abort(requests, upload)
+            except errors.StoreError:
+                pass  # the sweep of left-over uploads finds it; what failed first matters more
+        raise
+
+
+def _stops(size: int, copy_max_bytes: int) -> list[int]:
+    step = max(S3_PART_MIN_BYTES, min(copy_max_bytes, COPY_PART_MAX_BYTES), -(-size // S3_PARTS_MAX))
+    return [*range(step, size, step), size]
+
+
+async def _tags(requests: Requests, key: str) -> str:
+    order = requests.metadata("get_tags", "GET", key, "tagging=")
+    body = SmallBody()
+
+    def prepare(_order: object) -> Sink:
+        body.content.clear()
+        return body
+
+    order.prepare = prepare
+    await requests.send(order)
+    return quote_query(tags_of(body.content))
+
+
+def _part_query(upload: Upload, number: int) -> str:
+    return f"partNumber={number}&{quote_query([('uploadId', upload.id)])}"
+
+
+def _document(parts: Sequence[Part]) -> bytes:
+    lines = "".join(
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(quoted_etag(part.etag))}</ETag></Part>"
+        for part in parts
+    )
+    return (
+        f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{lines}</CompleteMultipartUpload>'
+    ).encode()

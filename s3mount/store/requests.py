@@ -1,0 +1,294 @@
+"""The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
+
+What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
+takes, and the keys whose last mutation may still have an effect that nobody has seen.
+"""
+
+import base64
+import random
+import secrets
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from typing import Literal, TypeVar
+
+import trio
+
+from s3mount import errors
+from s3mount.config import KIB, MIB, Config
+from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored
+from s3mount.store.dispatch import Dispatcher, Order, digest_of
+from s3mount.store.endpoint import Access
+from s3mount.store.replies import header_lines, info_of, quoted_etag, version_of, write_token_of
+from s3mount.store.retry import Limiter
+from s3mount.store.signature import quote_key
+from s3mount.store.wire import Reply, Wire, WireOptions
+
+SMALL_BYTES = 256 * KIB
+"""Bodies up to here travel with the metadata, so that they need not queue behind large ones."""
+CRC_PIECE_BYTES = MIB
+"""0.17 ms of CRC32; then the loop has its turn."""
+DOUBTS_MAX = 10_000
+DOUBT_ROUNDS_MAX = 3
+CHECKSUM_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument"})
+
+Line = tuple[str, str]
+T = TypeVar("T")
+
+
+class Requests:
+    """See the module."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock_ns: Callable[[], int],
+        draw: random.Random,
+        counts: Counter[str],
+    ) -> None:
+        self.config = config
+        self.access = Access(config)
+        self.dispatcher = Dispatcher(config, self.access, clock_ns, draw, counts)
+        self._metadata = Limiter(config.metadata_requests_max)
+        self._reads = Limiter(config.read_requests_max)
+        self._uploads = Limiter(config.upload_requests_max)
+        self._metadata_wire: Wire
+        self._bulk_wire: Wire
+        self._checksum: Literal["crc32", "md5", "off"] = "crc32" if config.checksum else "off"
+        self._doubts: OrderedDict[str, None] = OrderedDict()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
+        await self.access.open()
+        options = WireOptions(
+            ca=self.access.address.ca,
+            proxy=self.access.address.proxy,
+            connect_timeout_seconds=self.config.connect_timeout_seconds,
+            idle_connections_max=self.config.idle_connections_max,
+            idle_connection_seconds=self.config.idle_connection_seconds,
+        )
+        self._metadata_wire, self._bulk_wire = Wire(options), Wire(options)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._metadata_wire.run)
+            await nursery.start(self._bulk_wire.run)
+            task_status.started()
+
+    # Orders.
+
+    def metadata(
+        self,
+        name: str,
+        method: str,
+        key: str | None,
+        query: str = "",
+        headers: list[Line] | None = None,
+        *,
+        mutating: bool = False,
+    ) -> Order:
+        """A request without much of a body, about `key` or the bucket; it has one deadline over all attempts."""
+        return Order(
+            name=name,
+            method=method,
+            path="" if key is None else "/" + quote_key(key),
+            query=query,
+            headers=headers if headers is not None else [],
+            mutating=mutating,
+            limiter=self._metadata,
+            wire=self._metadata_wire,
+            deadline_seconds=self.config.metadata_deadline_seconds,
+            stall_seconds=self.config.stall_timeout_seconds,
+        )
+
+    def slow(self, name: str, method: str, key: str, query: str, headers: list[Line], body: Body = ()) -> Order:
+        """A copy or completion: the server may work for minutes before it says a word."""
+        order = self.metadata(name, method, key, query, headers, mutating=True)
+        order.body = body
+        order.errors_in_200 = True
+        order.deadline_seconds = inf
+        order.stall_seconds = max(self.config.metadata_deadline_seconds, self.config.stall_timeout_seconds)
+        return order
+
+    def read(self, key: str, query: str, size: int) -> Order:
+        """A GET of up to `size` bytes; it may take as long as bytes move."""
+        return Order(
+            name="get",
+            method="GET",
+            path="/" + quote_key(key),
+            query=query,
+            limiter=self._reads,
+            wire=self._metadata_wire if size <= SMALL_BYTES else self._bulk_wire,
+            deadline_seconds=inf,
+            stall_seconds=self.config.stall_timeout_seconds,
+        )
+
+    def upload(self, name: str, key: str, query: str, headers: list[Line], body: Body) -> Order:
+        """A PUT of a body; it may take as long as bytes move."""
+        return Order(
+            name=name,
+            method="PUT",
+            path="/" + quote_key(key),
+            query=query,
+            headers=headers,
+            body=body,
+            mutating=True,
+            limiter=self._uploads,
+            wire=self._metadata_wire if size_of(body) <= SMALL_BYTES else self._bulk_wire,
+            deadline_seconds=inf,
+            stall_seconds=self.config.stall_timeout_seconds,
+        )
+
+    async def send(self, order: Order) -> Reply:
+        return await self.dispatcher.send(order)
+
+    async def mutate(self, key: str, order: Order) -> Reply:
+        """Send; whatever may have had its effect unseen leaves the key in doubt."""
+        try:
+            reply = await self.dispatcher.send(order)
+        except BaseException as error:
+            # A refusal after a lost reply is judged by the caller; then the key's state is known.
+            if order.in_doubt and not isinstance(
+                error, errors.PreconditionFailed | errors.NotFound | errors.NoSuchUpload
+            ):
+                self.doubt(key)
+            raise
+        return reply
+
+    async def send_checked(self, order: Order, key: str | None) -> Reply:
+        """Send a body with a checksum of the kind the store takes, finding out once which that is.
+
+        With `key` the order changes that key; without, it is a part, which changes nothing visible.
+        """
+        bare = order.headers
+        kind = self._checksum
+        while True:
+            lines = await _checksum_lines(order.body, kind)
+            order.headers = bare + lines
+            try:
+                reply = await (self.send(order) if key is None else self.mutate(key, order))
+            except errors.StoreError as error:
+                if kind != "crc32" or error.status not in (400, 501) or error.code not in CHECKSUM_REFUSALS:
+                    raise
+                kind = "md5"
+                continue
+            self._checksum = kind
+            theirs = reply.headers.get("x-amz-checksum-crc32")
+            if kind == "crc32" and theirs is not None and lines and theirs != lines[0][1]:
+                raise errors.BadReply(f"PUT {order.path}: the store has other bytes: {theirs} instead of {lines[0][1]}")
+            return reply
+
+    @property
+    def sends_crc32(self) -> bool:
+        return self._checksum == "crc32"
+
+    def without_crc32(self) -> None:
+        self._checksum = "md5"
+
+    # What replies mean.
+
+    def stored(self, reply: Reply, etag: str | None = None) -> Stored:
+        etag = quoted_etag(etag if etag is not None else reply.headers.get("etag", ""))
+        if not etag:
+            raise errors.BadReply("the store told no etag of what it has stored", status=reply.status)
+        return Stored(etag, self.dispatcher.date_ns(reply.headers), version_of(reply.headers))
+
+    async def head(self, key: str) -> tuple[ObjectInfo, str | None]:
+        """A HEAD, and the token of ours that created the object. A 403 is not settled here."""
+        reply = await self.send(self.metadata("head", "HEAD", key))
+        length = reply.headers.get("content-length", "")
+        if not length.isdigit():
+            raise errors.BadReply(f"HEAD {key!r}: no size")
+        date_ns = self.dispatcher.date_ns(reply.headers)
+        return info_of(key, reply.headers, int(length), date_ns), write_token_of(reply.headers)
+
+    async def look(self, key: str) -> tuple[ObjectInfo, str | None] | None:
+        """A HEAD to judge by; None when the object is absent."""
+        try:
+            return await self.head(key)
+        except errors.NotFound:
+            return None
+
+    # Keys in doubt.
+
+    def doubt(self, key: str) -> None:
+        self._doubts[key] = None
+        self._doubts.move_to_end(key)
+        if len(self._doubts) > DOUBTS_MAX:
+            self._doubts.popitem(last=False)
+
+    async def settled(self, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]) -> T:
+        """Do `act`; when `key` is in doubt and the caller asks no condition, on condition of what is there now.
+
+        So an earlier request that has its effect late is found instead of being mixed up with this one.
+        """
+        if key not in self._doubts:
+            return await act(condition)
+        for _ in range(DOUBT_ROUNDS_MAX - 1):
+            if condition != ALWAYS:
+                break
+            seen = await self.look(key)
+            try:
+                done = await act(ABSENT if seen is None else Condition(etag=seen[0].etag))
+            except errors.PreconditionFailed:
+                continue
+            self._doubts.pop(key, None)
+            return done
+        done = await act(condition)
+        self._doubts.pop(key, None)
+        return done
+
+
+def lines_of(headers: Headers, token: str | None = None) -> list[Line]:
+    try:
+        return header_lines(headers, token)
+    except ValueError as error:
+        raise errors.StoreError(str(error), code="InvalidArgument", status=400) from error
+
+
+def condition_lines(condition: Condition) -> list[Line]:
+    if condition.etag is not None:
+        return [("if-match", condition.etag)]
+    return [("if-none-match", "*")] if condition.absent else []
+
+
+def new_token() -> str:
+    """What recognises our own creation: two hosts must never draw the same one."""
+    return secrets.token_hex(8)
+
+
+def size_of(body: Body) -> int:
+    return sum([len(piece) for piece in body])
+
+
+def refused(error: errors.StoreError, words: str) -> errors.PreconditionFailed:
+    """A condition that does not hold, in one class, however the store has put it."""
+    if isinstance(error, errors.PreconditionFailed):
+        return error
+    failed = errors.PreconditionFailed(f"{words}: {error}", code=error.code, status=error.status)
+    failed.__cause__ = error
+    return failed
+
+
+async def _checksum_lines(body: Body, kind: str) -> list[Line]:
+    if kind == "off":
+        return []
+    if kind == "md5":
+        return [("content-md5", base64.b64encode(await digest_of(body, "md5")).decode())]
+    crc = 0
+    for piece in body:
+        if len(piece) <= CRC_PIECE_BYTES:
+            crc = zlib.crc32(piece, crc)
+            continue
+        view = memoryview(piece)
+        for start in range(0, len(view), CRC_PIECE_BYTES):
+            crc = zlib.crc32(view[start : start + CRC_PIECE_BYTES], crc)
+            await trio.lowlevel.checkpoint()
+    return [("x-amz-checksum-crc32", base64.b64encode(crc.to_bytes(4, "big")).decode())]
+
+
+def etag_in(document: Mapping[str, str], words: str) -> str:
+    etag = document.get("ETag", "")
+    if not etag:
+        raise errors.BadReply(f"{words}: the reply names no etag")
+    return quoted_etag(etag)

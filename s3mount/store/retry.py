@@ -1,0 +1,80 @@
+"""How often and when a request is asked again, and how many may be under way.
+
+Knows neither HTTP nor S3. `Limiter` is fair: who came first is served first. Its slot is handed over, never free for a
+late comer while somebody waits.
+"""
+
+import random
+from dataclasses import dataclass
+from math import inf
+
+import trio
+
+RETRY_AFTER_MAX_SECONDS = 30.0
+SLOWER_SECONDS = 1.0
+"""A burst of SlowDown answers is one message: the limit is halved at most once in this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential with full jitter: the n-th wait is drawn from 0 to base * 2**n, at most `max_seconds`."""
+
+    base_seconds: float
+    max_seconds: float
+    attempts_max: int
+
+    def wait_seconds(self, failures: int, draw: random.Random, retry_after: str | None = None) -> float:
+        """How long to wait after the `failures`-th failure in a row; a Retry-After in seconds is a lower bound."""
+        assert failures >= 1
+        wait = draw.uniform(0, min(self.max_seconds, self.base_seconds * 2 ** (failures - 1)))
+        if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+            wait += min(float(retry_after), RETRY_AFTER_MAX_SECONDS)
+        return wait
+
+
+class Limiter:
+    """At most `total` holders at once, fewer for a while after `slower`.
+
+    State: `_used` slots held; `_limit` of them at present, halved by `slower`, growing by one slot per round of
+    `better`; tasks parked in order of arrival.
+    """
+
+    def __init__(self, total: int) -> None:
+        assert total >= 1
+        self._total = total
+        self._limit = float(total)
+        self._used = 0
+        self._slower_at = -inf
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Limiter {self._used}/{self._limit:.1f} of {self._total}, {len(self._lot)} waiting>"
+
+    async def acquire(self) -> None:
+        """Take a slot; no checkpoint when one is free."""
+        if self._used < int(self._limit) and not self._lot:
+            self._used += 1
+        else:
+            await self._lot.park()
+
+    def release(self) -> None:
+        """Give the slot back, to whoever waits longest."""
+        self._used -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._lot and self._used < int(self._limit):
+            self._used += 1
+            self._lot.unpark()
+
+    def slower(self, now: float) -> None:
+        """The store asked for fewer requests; `now` by the loop's clock."""
+        if now - self._slower_at >= SLOWER_SECONDS:
+            self._slower_at = now
+            self._limit = max(1.0, self._limit / 2)
+
+    def better(self) -> None:
+        """A request went well."""
+        if self._limit < self._total:
+            self._limit = min(float(self._total), self._limit + 1 / self._limit)
+            self._hand_out()

@@ -1,0 +1,308 @@
+"""S3Store: the ObjectStore that speaks to S3. Signs, sends, retries, and tells a lost reply from a refusal.
+
+The operations, each a few lines over `Requests`; uploads by parts are in `multipart.py`. It knows nothing of the
+mount. Facts about stores (SeaweedFS 4.48, moto 5.2): both take `UNSIGNED-PAYLOAD` over plain http and CRC32 checksums
+(moto does not verify them). SeaweedFS honours every condition used here, and refuses keys with `.` or `..`
+components. moto ignores conditions on copies and If-Match on completions.
+
+After a repetition, a refusal is first compared with the object (`_own_*`): it may be our own first request that
+succeeded.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import trio
+
+from s3mount import errors
+from s3mount.config import S3_COPY_MAX_BYTES, Config
+from s3mount.store import multipart
+from s3mount.store.base import ALWAYS, Body, Condition, Headers, ObjectInfo, Page, Part, Stored, Upload
+from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
+from s3mount.store.download import Download, Listing
+from s3mount.store.replies import info_of
+from s3mount.store.requests import Requests, condition_lines, etag_in, lines_of, new_token, refused
+from s3mount.store.signature import quote_key, quote_query
+
+CHECK_ATTEMPTS_MAX = 3
+SECOND_NS = 1_000_000_000
+BAD_KEY_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"})
+
+
+class S3Store:
+    """An S3 bucket as an ObjectStore. `run` must be running; `counts` has the requests sent by operation, repeats
+    included."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        random: random.Random | None = None,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._config = config
+        self._requests = Requests(config, clock_ns=clock_ns, draw=random or _system_random(), counts=self.counts)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Resolve endpoint and credentials, start the wires, leave when cancelled. Raises StartError."""
+        await self._requests.run(task_status=task_status)
+
+    async def check(self) -> None:
+        """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
+        config, access = self._config, self._requests.access
+        query = [("list-type", "2"), ("max-keys", "1"), ("prefix", config.prefix)]
+        order = self._requests.metadata("list", "GET", None, quote_query(query))
+        order.attempts_max = CHECK_ATTEMPTS_MAX
+        where = f"at {access.address.origin}"
+        dispatcher = self._requests.dispatcher
+        try:
+            await self._requests.send(order)
+        except errors.NoSuchBucket as error:
+            raise errors.StartError(f"there is no bucket {config.bucket!r} {where}: create or name another") from error
+        except errors.StoreError as error:
+            if not isinstance(error, errors.ClockSkew):
+                raise errors.StartError(self._words(error, where)) from error
+        if abs(dispatcher.skew_seconds) > SKEW_MAX_SECONDS:
+            raise errors.StartError(
+                f"the clock is {abs(dispatcher.skew_seconds)} s off the store's: set it, S3 refuses more than 900"
+            )
+
+    def _words(self, error: errors.StoreError, where: str) -> str:
+        config = self._config
+        if error.code in BAD_KEY_CODES:
+            return f"the store {where} does not know these credentials ({error.code}): check access key and secret key"
+        if isinstance(error, errors.AccessDenied):
+            how = "--no-sign-request, if the bucket is not public" if config.no_sign_request else "other credentials"
+            return (
+                f"listing {config.source} is not allowed ({error.code or 403}): grant s3:ListBucket, or drop/use {how}"
+            )
+        if isinstance(error, errors.Unavailable):
+            return f"no usable answer {where}: check --endpoint-url, network and proxy ({error})"
+        return f"{config.source} {where} cannot be used: {error}"
+
+    # Reading.
+
+    async def head(self, key: str) -> ObjectInfo:
+        generation = self._requests.access.generation
+        try:
+            return (await self._requests.head(key))[0]
+        except errors.StoreError as error:
+            # A HEAD has no error document: 403 may mean absent where listing is forbidden, 400 that a token expired.
+            if error.status not in (400, 403) or isinstance(error, errors.ClockSkew):
+                raise
+            page = await self._list_for(key, error)
+            if self._requests.access.generation != generation:
+                return (await self._requests.head(key))[0]
+            if any(listed.key == key for listed in page.objects):
+                raise
+            raise errors.NotFound(f"HEAD {key!r}: not listed", code="NoSuchKey", status=404) from error
+
+    async def _list_for(self, key: str, refusal: errors.StoreError) -> Page:
+        try:
+            return await self.list_page(key, max_keys=1)
+        except errors.AccessDenied as error:
+            raise errors.AccessDenied(f"HEAD {key!r}: {error}", code=error.code, status=error.status) from refusal
+
+    async def get(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        version_id: str | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> ObjectInfo | None:
+        download = Download(start, into, if_match=if_match, if_none_match=if_none_match, arrived=arrived)
+        query = "" if version_id is None else quote_query([("versionId", version_id)])
+        while True:
+            filled = download.filled
+            order = self._requests.read(key, query, len(into))
+            order.prepare, order.received_bytes = download.prepare, download.received_bytes
+            reply = await self._requests.send(order)
+            if reply.status == 304:
+                return None
+            if download.complete:
+                date_ns = self._requests.dispatcher.date_ns(reply.headers)
+                return info_of(key, download.headers, download.size, date_ns)
+            if download.filled == filled:
+                raise errors.BadReply(f"GET {key!r}: nothing of the range asked for came", status=reply.status)
+
+    async def list_page(
+        self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
+    ) -> Page:
+        query = [("list-type", "2"), ("encoding-type", "url"), ("max-keys", str(max_keys)), ("prefix", prefix)]
+        if delimiter:
+            query.append(("delimiter", delimiter))
+        if token is not None:
+            query.append(("continuation-token", token))
+        elif start_after:
+            query.append(("start-after", start_after))
+        listing = Listing()
+        order = self._requests.metadata("list", "GET", None, quote_query(query))
+        order.prepare = listing.prepare
+        try:
+            reply = await self._requests.send(order)
+        except errors.NotFound as error:
+            raise errors.NoSuchBucket(str(error), code=error.code, status=error.status) from error
+        return listing.page(self._requests.dispatcher.date_ns(reply.headers))
+
+    # Changing.
+
+    async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
+        async def act(condition: Condition) -> Stored:
+            return await self._put(key, body, headers, condition)
+
+        return await self._requests.settled(key, condition, act)
+
+    async def _put(self, key: str, body: Body, headers: Headers, condition: Condition) -> Stored:
+        requests = self._requests
+        token = new_token() if condition.absent else None
+        order = requests.upload("put", key, "", [*lines_of(headers, token), *condition_lines(condition)], body)
+        try:
+            reply = await requests.send_checked(order, key)
+        except (errors.PreconditionFailed, errors.NotFound) as error:
+            if isinstance(error, errors.NotFound) and condition.etag is None:
+                raise
+            if order.repeated:
+                own = await self._own_put(key, body, token)
+                if own is not None:
+                    return own
+            raise refused(error, f"PUT {key!r}") from error
+        return requests.stored(reply)
+
+    async def _own_put(self, key: str, body: Body, token: str | None) -> Stored | None:
+        """What our own first PUT stored, if it did: by the token of a creation, else by the digest of the body."""
+        seen = await self._requests.look(key)
+        if seen is None:
+            return None
+        info, theirs = seen
+        ours = theirs == token if token is not None else info.etag == f'"{(await digest_of(body, "md5")).hex()}"'
+        return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
+
+    async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
+        async def act(condition: Condition) -> None:
+            await self._delete(key, condition)
+
+        await self._requests.settled(key, condition, act)
+
+    async def _delete(self, key: str, condition: Condition) -> None:
+        if condition.absent:
+            return
+        order = self._requests.metadata("delete", "DELETE", key, "", condition_lines(condition), mutating=True)
+        try:
+            await self._requests.mutate(key, order)
+        except (errors.PreconditionFailed, errors.NotFound) as error:
+            if condition.etag is None and isinstance(error, errors.NotFound):
+                return
+            # Gone after a repetition: our own first request did it, and gone is what was asked for.
+            if order.repeated and await self._requests.look(key) is None:
+                return
+            raise refused(error, f"DELETE {key!r}") from error
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        headers: Headers | None = None,
+        condition: Condition = ALWAYS,
+    ) -> Stored:
+        async def act(condition: Condition) -> Stored:
+            return await self._copy(source, target, source_etag, headers, condition)
+
+        return await self._requests.settled(target, condition, act)
+
+    async def _copy(
+        self, source: str, target: str, source_etag: str, headers: Headers | None, condition: Condition
+    ) -> Stored:
+        requests = self._requests
+        # A creation is recognised by a token in its metadata, so these cannot be left to the server to keep.
+        if (headers is None and condition.absent) or self._config.copy_max_bytes < S3_COPY_MAX_BYTES:
+            info = await self._source(source, source_etag)
+            if info.size > self._config.copy_max_bytes:
+                return await multipart.copy_by_parts(requests, info, target, headers, condition)
+            if headers is None and condition.absent:
+                headers = info.headers
+        token = new_token() if condition.absent else None
+        lines = [
+            ("x-amz-copy-source", f"/{self._config.bucket}/{quote_key(source)}"),
+            ("x-amz-copy-source-if-match", source_etag),
+            *condition_lines(condition),
+        ]
+        if headers is not None:
+            lines += [("x-amz-metadata-directive", "REPLACE"), *lines_of(headers, token)]
+        order = requests.slow("copy", "PUT", target, "", lines)
+        started_ns = requests.dispatcher.now_ns() // SECOND_NS * SECOND_NS
+        try:
+            reply = await requests.mutate(target, order)
+        except (errors.PreconditionFailed, errors.NotFound):
+            if order.repeated:
+                own = await self._own_copy(target, source_etag, headers, token, started_ns)
+                if own is not None:
+                    return own
+            raise
+        except errors.StoreError as error:
+            if error.code not in ("InvalidRequest", "EntityTooLarge"):
+                raise
+            info = await self._source(source, source_etag)
+            if info.size <= self._config.copy_max_bytes:
+                raise
+            return await multipart.copy_by_parts(requests, info, target, headers, condition)
+        return requests.stored(reply, etag_in(order.document, f"copy of {source!r}"))
+
+    async def _source(self, source: str, source_etag: str) -> ObjectInfo:
+        info = await self.head(source)
+        if info.etag != source_etag:
+            raise errors.PreconditionFailed(f"{source!r} is {info.etag} now", code="PreconditionFailed", status=412)
+        return info
+
+    async def _own_copy(
+        self, target: str, source_etag: str, headers: Headers | None, token: str | None, started_ns: int
+    ) -> Stored | None:
+        """What our own first copy made, if it did. Only an object as young as our request can be that."""
+        seen = await self._requests.look(target)
+        if seen is None:
+            return None
+        info, theirs = seen
+        if token is not None:
+            ours = theirs == token
+        else:
+            # The copy of a multipart object has an etag of its own.
+            ours = info.last_modified_ns >= started_ns and (info.etag == source_etag or "-" in source_etag)
+            ours = ours and (headers is None or dict(info.headers.metadata) == dict(headers.metadata))
+        return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
+
+    # Uploads by parts.
+
+    async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
+        return await multipart.create(self._requests, key, headers, condition)
+
+    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+        return await multipart.upload_part(self._requests, upload, number, body)
+
+    async def copy_part(
+        self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str
+    ) -> Part:
+        return await multipart.copy_part(self._requests, upload, number, source, start, stop, source_etag)
+
+    async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
+        async def act(condition: Condition) -> Stored:
+            return await multipart.complete(self._requests, upload, parts, condition)
+
+        return await self._requests.settled(upload.key, condition, act)
+
+    async def abort_upload(self, upload: Upload) -> None:
+        await multipart.abort(self._requests, upload)
+
+    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
+        return await multipart.list_uploads(self._requests, prefix)
+
+
+def _system_random() -> random.Random:
+    return random.SystemRandom()

@@ -1,0 +1,450 @@
+"""An ObjectStore in memory with S3's rules, for tests: etags, conditions, multipart, pages, faults on demand.
+
+Held to the same contract suite as the real stores (tests/store/test_contract.py). Every call is one checkpoint before
+its effect and one after it; the effect itself is atomic. Nothing is retried in here: a fault that a test orders reaches
+the caller.
+
+The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
+uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it), the counters, and the faults.
+"""
+
+import bisect
+import hashlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import trio
+
+from s3mount.config import S3_KEY_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.errors import Archived, KeyTooLong, NoSuchUpload, NotFound, PreconditionFailed, RangeNotSatisfiable
+from s3mount.errors import StoreError as Refused
+from s3mount.store.base import ALWAYS, Body, Condition, Headers, Listed, ObjectInfo, Page, Part, Stored, Upload
+
+SECOND_NS = 1_000_000_000
+NO_HEADERS = Headers()
+Operation = Literal[
+    "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
+    "abort_upload", "list_uploads",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as the hooks and `calls` see it. `size` is the bytes sent or asked for; `number` a part's."""
+
+    operation: Operation
+    key: str
+    size: int = 0
+    number: int = 0
+    start: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryObject:
+    """One stored object."""
+
+    body: bytes
+    etag: str
+    last_modified_ns: int
+    headers: Headers = NO_HEADERS
+    version_id: str | None = None
+    storage_class: str | None = None
+    tag_count: int = 0
+
+
+@dataclass(slots=True)
+class MemoryUpload:
+    """An open multipart upload."""
+
+    key: str
+    headers: Headers
+    started_ns: int
+    parts: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Fault:
+    operation: Operation
+    error: BaseException
+    when: Literal["before", "after"]
+    key: str | None
+    times: int
+    skip: int
+
+
+Hook = Callable[[Call], Awaitable[None]]
+
+
+class MemoryStore:
+    """See the module. `before` and `after` are awaited around each effect: they may sleep, raise, change the bucket."""
+
+    def __init__(
+        self,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        part_min_bytes: int = S3_PART_MIN_BYTES,
+        page_max: int = 1000,
+        versioned: bool = False,
+        latency_seconds: float = 0.0,
+        piece_bytes: int = 256 * 1024,
+    ) -> None:
+        self.objects: dict[str, MemoryObject] = {}
+        self.versions: dict[tuple[str, str], MemoryObject] = {}
+        self.uploads: dict[str, MemoryUpload] = {}
+        self.counts: Counter[str] = Counter()
+        self.calls: list[Call] = []
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.before: Hook | None = None
+        self.after: Hook | None = None
+        self.latency_seconds = latency_seconds
+        self.piece_bytes = piece_bytes
+        self._clock_ns = clock_ns
+        self._part_min_bytes = part_min_bytes
+        self._page_max = page_max
+        self._versioned = versioned
+        self._faults: list[_Fault] = []
+        self._sorted: list[bytes] | None = []
+        self._serial = 0
+
+    # What tests do behind the mount's back, without a request.
+
+    def place(self, key: str, body: bytes = b"", headers: Headers = NO_HEADERS, **others: object) -> MemoryObject:
+        """Put an object as another client would; `others` are fields of MemoryObject."""
+        stored = self._object(body, _etag(body), headers)
+        if others:
+            stored = replace(stored, **others)  # type: ignore[arg-type]
+        self._store(key, stored)
+        return stored
+
+    def remove(self, key: str) -> None:
+        """Delete an object as another client would."""
+        del self.objects[key]
+        self._sorted = None
+
+    def body(self, key: str) -> bytes:
+        return self.objects[key].body
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """All keys below `prefix` in UTF-8 order."""
+        return [key.decode() for key in self._keys() if key.startswith(prefix.encode())]
+
+    def fail(
+        self,
+        operation: Operation,
+        error: BaseException,
+        *,
+        when: Literal["before", "after"] = "before",
+        key: str | None = None,
+        times: int = 1,
+        skip: int = 0,
+    ) -> None:
+        """Raise `error` from the next `times` calls of `operation` (on `key`), past `skip`; after: effect done."""
+        self._faults.append(_Fault(operation, error, when, key, times, skip))
+
+    def reset_counts(self) -> None:
+        self.counts.clear()
+        self.calls.clear()
+        self.sent_bytes = self.received_bytes = 0
+
+    # ObjectStore.
+
+    async def head(self, key: str) -> ObjectInfo:
+        call = await self._begin(Call("head", key))
+        info = self._info(key, self._get(key))
+        await self._end(call)
+        return info
+
+    async def get(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        version_id: str | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> ObjectInfo | None:
+        call = await self._begin(Call("get", key, size=len(into), start=start))
+        found = self._get(key, version_id)
+        if if_match is not None and found.etag != if_match:
+            raise PreconditionFailed(f"GET {key!r}: etag is {found.etag}", code="PreconditionFailed", status=412)
+        if if_none_match is not None and found.etag == if_none_match:
+            await self._end(call)
+            return None
+        if found.storage_class in ("GLACIER", "DEEP_ARCHIVE"):
+            raise Archived(f"GET {key!r}: restore the object first", code="InvalidObjectState", status=403)
+        if start >= len(found.body):
+            raise RangeNotSatisfiable(f"GET {key!r} from {start}", code="InvalidRange", status=416)
+        stop = min(start + len(into), len(found.body))
+        for position in range(start, stop, self.piece_bytes):
+            piece = found.body[position : min(position + self.piece_bytes, stop)]
+            into[position - start : position - start + len(piece)] = piece
+            self.received_bytes += len(piece)
+            if arrived is not None:
+                arrived(position - start + len(piece))
+            if position + len(piece) < stop:
+                await trio.lowlevel.checkpoint()
+        info = self._info(key, found)
+        await self._end(call)
+        return info
+
+    async def list_page(
+        self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
+    ) -> Page:
+        call = await self._begin(Call("list", prefix, size=max_keys))
+        page = self._page(prefix, delimiter, token if token is not None else start_after, min(max_keys, self._page_max))
+        await self._end(call)
+        return page
+
+    async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
+        whole = b"".join(bytes(piece) for piece in body)
+        call = await self._begin(Call("put", key, size=len(whole)))
+        _check_key(key)
+        _check_metadata(headers)
+        self._check("PUT", key, condition)
+        self.sent_bytes += len(whole)
+        stored = self._store(key, self._object(whole, _etag(whole), headers))
+        await self._end(call)
+        return stored
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        headers: Headers | None = None,
+        condition: Condition = ALWAYS,
+    ) -> Stored:
+        call = await self._begin(Call("copy", target, source=source))
+        _check_key(target)
+        found = self._get_for_copy(source, source_etag)
+        self._check("COPY", target, condition)
+        if source == target and headers is None:
+            raise Refused("a copy onto itself must change something", code="InvalidRequest", status=400)
+        copied = self._object(found.body, _etag(found.body), found.headers if headers is None else headers)
+        stored = self._store(target, replace(copied, tag_count=found.tag_count))
+        await self._end(call)
+        return stored
+
+    async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
+        call = await self._begin(Call("delete", key))
+        self._check("DELETE", key, condition)
+        if self.objects.pop(key, None) is not None:
+            self._sorted = None
+        await self._end(call)
+
+    async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
+        call = await self._begin(Call("create_upload", key))
+        _check_key(key)
+        _check_metadata(headers)
+        self._serial += 1
+        upload = Upload(key, f"upload-{self._serial}", f"token-{self._serial}" if condition.absent else None)
+        self.uploads[upload.id] = MemoryUpload(key, headers, self._now_ns())
+        await self._end(call)
+        return upload
+
+    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+        whole = b"".join(bytes(piece) for piece in body)
+        call = await self._begin(Call("upload_part", upload.key, size=len(whole), number=number))
+        self.sent_bytes += len(whole)
+        part = self._part(upload, number, whole)
+        await self._end(call)
+        return part
+
+    async def copy_part(
+        self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str
+    ) -> Part:
+        assert 0 <= start < stop
+        call = await self._begin(
+            Call("copy_part", upload.key, size=stop - start, number=number, start=start, source=source)
+        )
+        found = self._get_for_copy(source, source_etag)
+        if stop > len(found.body):
+            raise RangeNotSatisfiable(f"copy of {source!r} to {stop}", code="InvalidRange", status=416)
+        part = self._part(upload, number, found.body[start:stop])
+        await self._end(call)
+        return part
+
+    async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
+        call = await self._begin(Call("complete_upload", upload.key, number=len(parts)))
+        opened = self._upload(upload)
+        bodies = self._chosen(opened, parts)
+        self._check("COMPLETE", upload.key, condition)
+        digest = hashlib.md5(b"".join(hashlib.md5(body).digest() for body in bodies)).hexdigest()
+        whole = self._object(b"".join(bodies), f'"{digest}-{len(bodies)}"', opened.headers)
+        del self.uploads[upload.id]
+        # As in S3, a multipart object is as old as its initiation.
+        stored = self._store(upload.key, replace(whole, last_modified_ns=opened.started_ns))
+        await self._end(call)
+        return stored
+
+    async def abort_upload(self, upload: Upload) -> None:
+        call = await self._begin(Call("abort_upload", upload.key))
+        self.uploads.pop(upload.id, None)
+        await self._end(call)
+
+    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
+        call = await self._begin(Call("list_uploads", prefix))
+        found = tuple(Upload(up.key, name) for name, up in self.uploads.items() if up.key.startswith(prefix))
+        await self._end(call)
+        return found
+
+    # Inside.
+    async def _begin(self, call: Call) -> Call:
+        self.counts[call.operation] += 1
+        self.calls.append(call)
+        await trio.lowlevel.checkpoint()
+        if self.latency_seconds:
+            await trio.sleep(self.latency_seconds)
+        if self.before is not None:
+            await self.before(call)
+        self._raise_ordered(call, "before")
+        return call
+
+    async def _end(self, call: Call) -> None:
+        if self.after is not None:
+            await self.after(call)
+        self._raise_ordered(call, "after")
+        await trio.lowlevel.checkpoint()
+
+    def _raise_ordered(self, call: Call, when: str) -> None:
+        for fault in self._faults:
+            if fault.when != when or fault.operation != call.operation or fault.key not in (None, call.key):
+                continue
+            if fault.skip:
+                fault.skip -= 1
+                continue
+            fault.times -= 1
+            if not fault.times:
+                self._faults.remove(fault)
+            raise fault.error
+
+    def _now_ns(self) -> int:
+        """S3 tells whole seconds, everywhere."""
+        return self._clock_ns() // SECOND_NS * SECOND_NS
+
+    def _object(self, body: bytes, etag: str, headers: Headers) -> MemoryObject:
+        self._serial += 1
+        return MemoryObject(
+            body, etag, self._now_ns(), headers, version_id=f"version-{self._serial}" if self._versioned else None
+        )
+
+    def _store(self, key: str, stored: MemoryObject) -> Stored:
+        if key not in self.objects:
+            self._sorted = None
+        self.objects[key] = stored
+        if stored.version_id is not None:
+            self.versions[key, stored.version_id] = stored
+        return Stored(stored.etag, self._now_ns(), stored.version_id)
+
+    def _get(self, key: str, version_id: str | None = None) -> MemoryObject:
+        found = self.versions.get((key, version_id)) if version_id is not None else self.objects.get(key)
+        if found is None:
+            raise NotFound(f"no object {key!r}", code="NoSuchKey", status=404)
+        return found
+
+    def _get_for_copy(self, source: str, source_etag: str) -> MemoryObject:
+        found = self._get(source)
+        if found.etag != source_etag:
+            raise PreconditionFailed(f"{source!r} has etag {found.etag}", code="PreconditionFailed", status=412)
+        return found
+
+    def _check(self, verb: str, key: str, condition: Condition) -> None:
+        found = self.objects.get(key)
+        if (condition.absent and found is not None) or (
+            condition.etag is not None and (found is None or found.etag != condition.etag)
+        ):
+            state = "absent" if found is None else f"etag {found.etag}"
+            raise PreconditionFailed(f"{verb} {key!r}: {state}", code="PreconditionFailed", status=412)
+
+    def _upload(self, upload: Upload) -> MemoryUpload:
+        opened = self.uploads.get(upload.id)
+        if opened is None:
+            raise NoSuchUpload(f"no upload {upload.id} of {upload.key!r}", code="NoSuchUpload", status=404)
+        return opened
+
+    def _part(self, upload: Upload, number: int, body: bytes) -> Part:
+        assert 1 <= number <= S3_PARTS_MAX
+        etag = _etag(body)
+        self._upload(upload).parts[number] = (body, etag)
+        return Part(number, etag, len(body))
+
+    def _chosen(self, opened: MemoryUpload, parts: Sequence[Part]) -> list[bytes]:
+        if not parts:
+            raise Refused("an upload needs a part", code="MalformedXML", status=400)
+        if any(before.number >= after.number for before, after in itertools.pairwise(parts)):
+            raise Refused("parts out of order", code="InvalidPartOrder", status=400)
+        bodies = []
+        for part in parts:
+            body, etag = opened.parts.get(part.number, (b"", ""))
+            if etag != part.etag:
+                raise Refused(f"part {part.number} is another or missing", code="InvalidPart", status=400)
+            bodies.append(body)
+        if any(len(body) < self._part_min_bytes for body in bodies[:-1]):
+            raise Refused("a part but the last is too small", code="EntityTooSmall", status=400)
+        return bodies
+
+    def _info(self, key: str, found: MemoryObject) -> ObjectInfo:
+        return ObjectInfo(
+            key, len(found.body), found.etag, found.last_modified_ns, self._now_ns(),
+            found.headers, found.version_id, found.storage_class, found.tag_count,
+        )  # fmt: skip
+
+    def _keys(self) -> list[bytes]:
+        if self._sorted is None:
+            self._sorted = sorted(key.encode() for key in self.objects)
+        return self._sorted
+
+    def _page(self, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        keys, stem, last = self._keys(), prefix.encode(), after.encode()
+        objects: list[Listed] = []
+        prefixes: list[str] = []
+        position = max(bisect.bisect_left(keys, stem), bisect.bisect_right(keys, last))
+        token: str | None = None
+        while position < len(keys) and keys[position].startswith(stem):
+            key = keys[position].decode()
+            cut = key.find(delimiter, len(prefix)) if delimiter else -1
+            group = key[: cut + len(delimiter)] if cut >= 0 else ""
+            if group and group == after:
+                # A page that ended with this group goes on behind all of it.
+                position = bisect.bisect_left(keys, _behind(group))
+                continue
+            if len(objects) + len(prefixes) == limit:
+                token = max(prefixes[-1:] + [entry.key for entry in objects[-1:]], key=str.encode)
+                break
+            if group:
+                prefixes.append(group)
+                position = bisect.bisect_left(keys, _behind(group))
+            else:
+                found = self.objects[key]
+                objects.append(Listed(key, len(found.body), found.etag, found.last_modified_ns))
+                position += 1
+        return Page(tuple(objects), tuple(prefixes), token, self._now_ns())
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.md5(body).hexdigest()}"'
+
+
+def _behind(group: str) -> bytes:
+    """The first byte string behind all that start with `group` (no UTF-8 text ends in 0xff)."""
+    return group.encode() + b"\xff"
+
+
+def _check_key(key: str) -> None:
+    assert key
+    if len(key.encode()) > S3_KEY_MAX_BYTES:
+        raise KeyTooLong(f"key of {len(key.encode())} bytes", code="KeyTooLongError", status=400)
+
+
+def _check_metadata(headers: Headers) -> None:
+    if sum(len(name) + len(value.encode()) for name, value in headers.metadata.items()) > 2048:
+        raise Refused("user metadata over 2 KB", code="MetadataTooLarge", status=400)

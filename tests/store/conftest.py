@@ -1,0 +1,27 @@
+"""The `place` fixture: each test that takes it runs on the memory store, on SeaweedFS and on moto."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Server, boto, make_bucket
+from tests.store.places import DIFFERENCES, Place
+
+
+@pytest.fixture(params=["memory", "seaweedfs", "moto"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    name: str = request.param
+    reason = DIFFERENCES.get((name, request.node.originalname))
+    if reason is not None:
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    if name == "memory":
+        yield Place(name)
+        return
+    server: Server = request.getfixturevalue({"seaweedfs": "seaweedfs", "moto": "moto_server"}[name])
+    for variable, value in server.environment().items():
+        monkeypatch.setenv(variable, value)
+    bucket = make_bucket(server, f"contract-{secrets.token_hex(6)}")
+    yield Place(name, bucket, server)
+    if name == "seaweedfs":
+        boto(server).delete_bucket(Bucket=bucket)
