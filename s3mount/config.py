@@ -85,6 +85,12 @@ class Config:
     get_max_bytes: int = 8 * MIB
     file_size_max_bytes: int = TIB
     copy_max_bytes: int = S3_COPY_MAX_BYTES
+    file_parts_max: int = 8
+    """Parts of one file sent at the same time."""
+    parts_ahead_max: int = 16
+    """Parts of all files sent at the same time while their programs still write."""
+    parts_ahead_short_max: int = 4
+    """The same while staging is short: the fewer share the link, the sooner one of them frees space."""
     checksum: bool = True
 
     # the mount

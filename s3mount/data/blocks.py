@@ -1,0 +1,374 @@
+"""The block cache: bytes of versions in memory, bounded, fetched once however many ask.
+
+What one GET brings is a run: whole blocks of one version, side by side in one buffer, usable as they arrive. Runs that
+are complete leave in LRU order. Knows versions and ranges; not files, not what is dirty.
+
+Invariants: a block of a version is in at most one run; runs in flight are never evicted; the bytes of all runs stay
+below the limit, but one run may always be in flight.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import trio
+from cachetools import LRUCache
+
+from s3mount.data.buffers import RECYCLED_MIN_BYTES, Buffers, Pinned
+from s3mount.data.version import Changed, Version
+from s3mount.errors import BadReply, NotFound, PreconditionFailed, RangeNotSatisfiable, S3MountError, Stale, Unavailable
+from s3mount.store.base import ObjectInfo, ObjectStore
+
+
+class Run:
+    """Blocks side by side: `[start, stop)` of a version. The first `filled` bytes are there."""
+
+    __slots__ = ("error", "filled", "memory", "start", "stop", "version", "waiters")
+
+    def __init__(self, version: Version, start: int, stop: int, memory: Pinned) -> None:
+        # The mutable state: how many bytes are there, who waits for how many, and the error that ended the fetch.
+        self.version = version
+        self.start = start
+        self.stop = stop
+        self.memory = memory
+        self.filled = 0
+        self.error: BaseException | None = None
+        self.waiters: list[tuple[int, trio.Event]] = []
+
+    def __repr__(self) -> str:
+        return f"<Run [{self.start}, {self.stop}) of {self.version.key!r}, {self.filled} bytes there>"
+
+    def arrived(self, count: int) -> None:
+        """The first `count` bytes are in place."""
+        if count <= self.filled:
+            return
+        self.filled = count
+        if self.waiters:
+            for _, event in (ready := [waiter for waiter in self.waiters if waiter[0] <= count]):
+                event.set()
+            if ready:
+                self.waiters = [waiter for waiter in self.waiters if waiter[0] > count]
+
+    async def wait(self, count: int) -> None:
+        """Until `count` bytes are there; the caller holds a pin. Raises what ended the fetch."""
+        if self.filled < count and self.error is None:
+            event = trio.Event()
+            self.waiters.append((count, event))
+            await event.wait()
+        if self.filled < count:
+            assert self.error is not None
+            raise _again(self.error)
+
+
+class BlockCache:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        nursery: trio.Nursery,
+        buffers: Buffers,
+        *,
+        limit_bytes: int,
+        block_bytes: int,
+        get_max_bytes: int,
+    ) -> None:
+        # The mutable state: runs by version and block; complete runs in LRU order; bytes of runs in flight; demands
+        # that wait for memory, first come first served.
+        self._store = store
+        self._nursery = nursery
+        self._buffers = buffers
+        self._limit_bytes = limit_bytes
+        self.block_bytes = block_bytes
+        self._get_max_bytes = get_max_bytes
+        self._index: dict[Version, dict[int, Run]] = {}
+        self._complete: LRUCache[Run, int] = LRUCache(maxsize=limit_bytes * 2, getsizeof=lambda capacity: capacity)
+        self._in_flight_bytes = 0
+        self._demands: deque[tuple[int, trio.Event]] = deque()
+
+    def __repr__(self) -> str:
+        complete = self._complete
+        return f"<BlockCache {len(complete)} runs of {complete.currsize} bytes, {self._in_flight_bytes} in flight>"
+
+    @property
+    def used_bytes(self) -> int:
+        return int(self._complete.currsize) + self._in_flight_bytes
+
+    # looking
+
+    def peek(self, version: Version, start: int, stop: int) -> memoryview | None:
+        """`[start, stop)` where it lies, if one run has it all; valid until the next checkpoint."""
+        blocks = self._index.get(version)
+        if blocks is None:
+            return None
+        run = blocks.get(start // self.block_bytes)
+        if run is None or stop - run.start > run.filled:
+            return None
+        self._complete.get(run)
+        return run.memory.view[start - run.start : stop - run.start]
+
+    def holds(self, version: Version) -> bool:
+        """Whether the first block is here."""
+        return self.peek(version, 0, min(version.size, self.block_bytes)) is not None
+
+    # fetching
+
+    async def read_into(self, version: Version, start: int, into: memoryview) -> None:
+        """Bytes of a version from `start` on. Raises Stale when the version is not in the bucket any more."""
+        done = 0
+        while done < len(into):
+            position = start + done
+            run = await self._run_at(version, position, start + len(into))
+            count = min(run.stop - position, len(into) - done)
+            try:
+                await run.wait(position - run.start + count)
+                at = position - run.start
+                into[done : done + count] = run.memory.view[at : at + count]
+            except _Interrupted:
+                continue
+            finally:
+                run.memory.unpin()
+            done += count
+
+    async def view(self, version: Version, start: int, stop: int) -> memoryview:
+        """`[start, stop)`, valid until the next checkpoint; joined when it lies in several runs."""
+        run = await self._run_at(version, start, stop)
+        try:
+            if stop <= run.stop:
+                await run.wait(stop - run.start)
+                return run.memory.view[start - run.start : stop - run.start]
+        except _Interrupted:
+            pass
+        finally:
+            run.memory.unpin()
+        joined = memoryview(bytearray(stop - start))
+        await self.read_into(version, start, joined)
+        return joined
+
+    def fetch_ahead(self, version: Version, start: int, stop: int) -> bool:
+        """Begin to fetch what is missing of `[start, stop)`; False when there was no memory for all of it."""
+        for low, high in self._missing(version, start, stop):
+            capacity = self._buffers.capacity_for(high - low)
+            # Half of the memory stays for those who wait for their bytes.
+            if self._demands or self._in_flight_bytes + capacity > self._limit_bytes // 2:
+                return False
+            if not self._make_room(capacity):
+                return False
+            self._nursery.start_soon(self._fetch, self._begin(version, low, high))
+        return True
+
+    async def validate(self, version: Version) -> None:
+        """Ask the bucket for the first block; a condition instead of the bytes when it is here. Raises Changed; the
+        other version's first block is here then."""
+        if not version.size:
+            await self._validate_empty(version)
+            return
+        while not self._make_room(self.block_bytes):
+            await self._wait_for_room(self.block_bytes)
+        held = self.holds(version)
+        memory = self._buffers.take(self.block_bytes)
+        self._in_flight_bytes += memory.capacity
+        count = 0
+
+        def arrived(bytes_there: int) -> None:
+            nonlocal count
+            count = bytes_there
+
+        try:
+            info = await self._store.get(
+                version.key,
+                0,
+                memory.view[: self.block_bytes],
+                if_none_match=version.etag if held else None,
+                arrived=arrived,
+            )
+            if info is None:
+                return
+            expected = min(info.size, self.block_bytes)
+            if count not in (0, expected):
+                raise BadReply(f"GET {version.key!r}: {count} bytes instead of {expected}")
+            same = info.etag == version.etag and info.size == version.size
+            self._keep(version if same else Version(version.key, info.etag, info.size), memory, expected)
+        except NotFound as error:
+            raise Changed(f"{version.key!r} is gone", None) from error
+        except RangeNotSatisfiable:
+            info = await self._head(version)
+        finally:
+            self._in_flight_bytes -= memory.capacity
+            memory.unpin()
+            self._serve_demands()
+        if info.etag != version.etag or info.size != version.size:
+            raise Changed(f"{version.key!r} is another version", info)
+
+    def forget(self, version: Version) -> None:
+        """The version is not in the bucket any more, or of no use."""
+        for run in set(self._index.get(version, {}).values()):
+            if run in self._complete:
+                del self._complete[run]
+                self._drop(run)
+        self._serve_demands()
+
+    # inside
+
+    async def _validate_empty(self, version: Version) -> None:
+        info = await self._head(version)
+        if info.etag != version.etag or info.size:
+            raise Changed(f"{version.key!r} is another version", info)
+
+    async def _head(self, version: Version) -> ObjectInfo:
+        try:
+            return await self._store.head(version.key)
+        except NotFound as error:
+            raise Changed(f"{version.key!r} is gone", None) from error
+
+    def _keep(self, version: Version, memory: Pinned, size: int) -> None:
+        """Take in the first block of a version; a small one in a buffer of its own size."""
+        if not size or 0 in self._index.get(version, {}):
+            return
+        if size <= RECYCLED_MIN_BYTES:
+            own = self._buffers.take(size)
+            own.view[:] = memory.view[:size]
+        else:
+            own = memory
+            own.pin()
+        run = Run(version, 0, size, own)
+        run.filled = size
+        self._index.setdefault(version, {})[0] = run
+        self._complete[run] = own.capacity
+
+    async def _run_at(self, version: Version, position: int, stop: int) -> Run:
+        """The run that has or will have the block at `position`, pinned; what is missing up to `stop` is asked for."""
+        while True:
+            run = self._index.get(version, {}).get(position // self.block_bytes)
+            if run is not None:
+                self._complete.get(run)
+                run.memory.pin()
+                return run
+            low, high = next(self._missing(version, position, min(stop, position + self._get_max_bytes)))
+            capacity = self._buffers.capacity_for(high - low)
+            if not self._make_room(capacity):
+                await self._wait_for_room(capacity)
+                continue
+            run = self._begin(version, low, high)
+            run.memory.pin()
+            self._serve_demands()
+            if high - low <= self.block_bytes:
+                try:
+                    await self._fetch(run)
+                except BaseException:
+                    run.memory.unpin()
+                    raise
+            else:
+                self._nursery.start_soon(self._fetch, run)
+            return run
+
+    def _missing(self, version: Version, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Runs of whole blocks that `[start, stop)` needs and nobody has asked for."""
+        size = self.block_bytes
+        blocks = self._index.get(version, {})
+        low: int | None = None
+        for number in range(start // size, -(-min(stop, version.size) // size)):
+            if number in blocks:
+                if low is not None:
+                    yield low, number * size
+                    low = None
+            elif low is None:
+                low = number * size
+        if low is not None:
+            yield low, min(-(-stop // size) * size, version.size)
+
+    def _begin(self, version: Version, start: int, stop: int) -> Run:
+        run = Run(version, start, stop, self._buffers.take(stop - start))
+        self._in_flight_bytes += run.memory.capacity
+        blocks = self._index.setdefault(version, {})
+        for number in range(start // self.block_bytes, -(-stop // self.block_bytes)):
+            assert number not in blocks
+            blocks[number] = run
+        return run
+
+    async def _fetch(self, run: Run) -> None:
+        """Fill a run. Errors are kept in it for those who wait."""
+        version, size = run.version, run.stop - run.start
+        error: BaseException = _Interrupted()
+        complete = False
+        try:
+            await self._store.get(
+                version.key,
+                run.start,
+                run.memory.view[:size],
+                if_match=version.etag,
+                version_id=version.version_id,
+                arrived=run.arrived,
+            )
+            run.arrived(size)
+            complete = True
+        except (PreconditionFailed, NotFound, RangeNotSatisfiable) as caught:
+            error = Stale(f"{version.key!r} is another version now")
+            error.__cause__ = caught
+        except S3MountError as caught:
+            error = caught
+        finally:
+            self._in_flight_bytes -= run.memory.capacity
+            if complete:
+                self._complete[run] = run.memory.capacity
+            else:
+                run.error = error
+                for _, event in run.waiters:
+                    event.set()
+                run.waiters.clear()
+                self._drop(run)
+            self._serve_demands()
+
+    def _drop(self, run: Run) -> None:
+        blocks = self._index[run.version]
+        for number in range(run.start // self.block_bytes, -(-run.stop // self.block_bytes)):
+            del blocks[number]
+        if not blocks:
+            del self._index[run.version]
+        run.memory.unpin()
+
+    def _make_room(self, capacity: int) -> bool:
+        while self.used_bytes + capacity > self._limit_bytes:
+            if not self._complete:
+                return not self._in_flight_bytes
+            run, _ = self._complete.popitem()
+            self._drop(run)
+        return True
+
+    async def _wait_for_room(self, capacity: int) -> None:
+        event = trio.Event()
+        demand = (capacity, event)
+        self._demands.append(demand)
+        try:
+            await event.wait()
+        except BaseException:
+            if demand in self._demands:
+                self._demands.remove(demand)
+            raise
+
+    def _serve_demands(self) -> None:
+        while self._demands and self._make_room(self._demands[0][0]):
+            # It looks again itself: the room is not reserved for it, but nobody else is woken before it runs.
+            _, event = self._demands.popleft()
+            event.set()
+            return
+
+
+class _Interrupted(Unavailable):
+    """The task that fetched was cancelled; whoever waits asks again."""
+
+    def __init__(self) -> None:
+        super().__init__("the fetch was interrupted")
+
+
+def _again(error: BaseException) -> BaseException:
+    """The same error for one more task: an exception must not be raised in two."""
+    if isinstance(error, _Interrupted):
+        return _Interrupted()
+    if isinstance(error, Stale):
+        copy: BaseException = Stale(str(error))
+    elif isinstance(error, S3MountError):
+        copy = type(error)(*error.args)
+    else:
+        return error
+    copy.__cause__ = error
+    return copy

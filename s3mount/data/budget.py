@@ -1,0 +1,161 @@
+"""How much the staging log may hold, and in which order writers get the rest of it when it runs short.
+
+Knows no files and no bytes. Up to three quarters of the limit a write is let through at once. From there on, writers
+wait in line and are let through one after another as uploads free space. When nothing in flight can free any, or
+nothing was freed within the stall deadline, the line moves by what is left of the limit, and a writer who does not fit
+is refused.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from s3mount.errors import StagingFull
+
+
+class Waiter:
+    """One write in line. `refused` or let through once `woken` is set."""
+
+    __slots__ = ("give_up", "refused", "size", "woken")
+
+    def __init__(self, size: int, give_up: Callable[[], None]) -> None:
+        self.size = size
+        self.give_up = give_up
+        self.refused = False
+        self.woken = trio.Event()
+
+
+class Budget:
+    """See the module."""
+
+    def __init__(self, limit_bytes: int, *, stall_seconds: float, reclaim: Callable[[int], None]) -> None:
+        # The mutable state: live_bytes in the log; reserved_bytes of writes let through that have not appended yet;
+        # freeing, the number of operations in flight that free space when they end; the line; credit, bytes freed
+        # since the line formed that nobody got yet; when bytes were last freed. live + reserved <= limit.
+        self._limit_bytes = limit_bytes
+        self._pace_bytes = limit_bytes * 3 // 4
+        self._stall_seconds = stall_seconds
+        self._reclaim = reclaim
+        self.live_bytes = 0
+        self.reserved_bytes = 0
+        self.freeing = 0
+        self._line: deque[Waiter] = deque()
+        self._credit = 0
+        self._freed_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Budget {self.live_bytes} + {self.reserved_bytes} of {self._limit_bytes} bytes, "
+            f"{self.freeing} freeing, {len(self._line)} waiting>"
+        )
+
+    @property
+    def short(self) -> bool:
+        """Whether space is so short that sent parts may be dropped and parts are sent early."""
+        return bool(self._line) or self.live_bytes + self.reserved_bytes > self._pace_bytes
+
+    def roomy(self, size: int) -> bool:
+        """Whether a write of `size` bytes may append at once, without `admit`."""
+        return not self._line and self.live_bytes + self.reserved_bytes + size <= self._pace_bytes
+
+    async def admit(self, size: int, give_up: Callable[[], None]) -> None:
+        """Wait for `size` bytes, which are then reserved. Raises StagingFull, after `give_up` was called."""
+        over = self.live_bytes + self.reserved_bytes + size - self._pace_bytes
+        if over > 0:
+            self._reclaim(over)
+        if self.roomy(size):
+            self.reserved_bytes += size
+            return
+        if not self._line:
+            self._credit = 0
+            self._freed_seconds = trio.current_time()
+        waiter = Waiter(size, give_up)
+        self._line.append(waiter)
+        self._move()
+        try:
+            while not waiter.woken.is_set():
+                with trio.move_on_at(self._freed_seconds + self._stall_seconds):
+                    await waiter.woken.wait()
+                if (
+                    not waiter.woken.is_set()
+                    and self._line[0] is waiter
+                    and trio.current_time() >= self._freed_seconds + self._stall_seconds
+                ):
+                    self._settle_head()
+                elif not waiter.woken.is_set():
+                    # Those before us have reached the deadline too and are about to run.
+                    await trio.lowlevel.checkpoint()
+        except BaseException:
+            if waiter.woken.is_set() and not waiter.refused:
+                self.reserved_bytes -= size
+            elif not waiter.woken.is_set():
+                self._line.remove(waiter)
+            self._move()
+            raise
+        if waiter.refused:
+            raise StagingFull("the staging log is full and nothing frees it: raise --staging-limit")
+
+    def used(self, size: int) -> None:
+        """`size` bytes were appended."""
+        self.live_bytes += size
+
+    def unreserve(self, size: int) -> None:
+        """A write that `admit` let through has appended what it needed."""
+        self.reserved_bytes -= size
+        assert self.reserved_bytes >= 0
+        self._move()
+
+    def freed(self, size: int) -> None:
+        self.live_bytes -= size
+        assert self.live_bytes >= 0
+        if self._line:
+            self._credit += size
+            self._freed_seconds = trio.current_time()
+            self._move()
+
+    def will_free(self) -> None:
+        """An operation has begun that frees space when it ends."""
+        self.freeing += 1
+
+    def will_free_no_more(self) -> None:
+        self.freeing -= 1
+        assert self.freeing >= 0
+        self._move()
+
+    def _move(self) -> None:
+        """Let through whom we can."""
+        while self._line:
+            used = self.live_bytes + self.reserved_bytes
+            size = self._line[0].size
+            if used + size <= self._pace_bytes or (self._credit >= size and used + size <= self._limit_bytes):
+                self._credit = max(0, self._credit - size)
+                self._pass(self._line.popleft())
+            elif not self.freeing and not self.reserved_bytes:
+                # What the writer before did may have begun an upload: one at a time.
+                self._settle_head()
+                return
+            else:
+                return
+
+    def _settle_head(self) -> None:
+        """Nothing will free space for the first in line: what is left of the limit, or no."""
+        waiter = self._line[0]
+        over = self.live_bytes + self.reserved_bytes + waiter.size - self._limit_bytes
+        if over > 0:
+            self._reclaim(over)
+        if waiter.woken.is_set():
+            return  # the reclaimed bytes let it through
+        self._line.popleft()
+        if self.live_bytes + self.reserved_bytes + waiter.size <= self._limit_bytes:
+            self._pass(waiter)
+            return
+        waiter.refused = True
+        waiter.woken.set()
+        waiter.give_up()
+        if self._line:
+            self._move()
+
+    def _pass(self, waiter: Waiter) -> None:
+        self.reserved_bytes += waiter.size
+        waiter.woken.set()

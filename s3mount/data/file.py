@@ -1,0 +1,368 @@
+"""File: the bytes of one regular file, as programs see them and as the bucket gets them.
+
+It ties together `layers` (what the bytes are), `syncing` (how they are stored), `stream` (parts sent ahead) and
+`readahead`. It knows a key and etags; no inode, name or mode. It lives as long as its inode has handles.
+"""
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+
+from s3mount.data.layers import Layers
+from s3mount.data.reading import Reader
+from s3mount.data.storage import Storage
+from s3mount.data.stream import Stream
+from s3mount.data.syncing import Syncing
+from s3mount.data.upload import Multipart
+from s3mount.data.version import Changed, Version
+from s3mount.errors import (
+    FileSystemError,
+    FileTooBig,
+    NotFound,
+    NotImplementedByStore,
+    PreconditionFailed,
+    StagingFull,
+    Stale,
+)
+from s3mount.store.base import ALWAYS, Buffer, Condition, Headers, ObjectInfo, Stored
+
+log = logging.getLogger(__name__)
+
+RETRY_STREAM_BYTES = 1024 * 1024
+ADOPTED_BYTES = 1024 * 1024
+
+
+class File:
+    """See the module. `base` None: created here and not in the bucket yet."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        key: str,
+        base: Version | None,
+        headers: Headers,
+        *,
+        on_stored: Callable[["File", Stored], None],
+    ) -> None:
+        # The mutable state is that of the layers, the syncing and the reader, and: whether the file was created or
+        # truncated and not written to since; the size at which to look for a part to send ahead; whether it is closed.
+        self._storage = storage
+        self._layers = Layers(storage.staging, base)
+        self._syncing = Syncing(
+            storage,
+            self._layers,
+            key,
+            headers,
+            on_stored=lambda stored: on_stored(self, stored),
+            on_thawed=self._thawed,
+        )
+        self._reader = Reader(storage, self._layers)
+        self._pristine = base is None
+        self._part_bytes = storage.grid.part(1)[1]
+        self._look_bytes = self._part_bytes if base is None else sys.maxsize
+        self._closed = False
+
+    def __repr__(self) -> str:
+        states = [
+            word
+            for word, holds in (
+                ("poisoned", self.poisoned is not None),
+                ("orphan", self._syncing.orphan),
+                ("new", self.base is None),
+                ("dirty", self.dirty),
+                ("uploading", self.busy),
+                ("closed", self._closed),
+            )
+            if holds
+        ]
+        return f"<File {self.key!r}, {' '.join(states) or 'clean'}, {self.size} bytes>"
+
+    # what it is
+
+    @property
+    def key(self) -> str:
+        return self._syncing.key
+
+    @property
+    def base(self) -> Version | None:
+        return self._layers.base
+
+    @property
+    def size(self) -> int:
+        """As the program sees it."""
+        return self._layers.size
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it has bytes, existence or a length that the bucket lacks and no upload under way brings."""
+        return self._layers.dirty and not self._syncing.orphan
+
+    @property
+    def busy(self) -> bool:
+        """Whether an upload is under way."""
+        return self._syncing.epoch is not None
+
+    @property
+    def poisoned(self) -> FileSystemError | None:
+        """What every sync answers, since a write was refused or another client changed the object."""
+        return self._syncing.refusal
+
+    @property
+    def headers(self) -> Headers:
+        """What the next upload stores besides bytes."""
+        return self._syncing.headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._syncing.headers = headers
+
+    # opening
+
+    async def validate_for_reading(self) -> None:
+        """The first read, for an open: GET of the first block, conditional when it is here. Raises Changed."""
+        base = self.base
+        if base is None or self.dirty or self.busy:
+            return
+        await self._storage.blocks.validate(base)
+
+    async def validate_for_writing(self) -> ObjectInfo:
+        """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed."""
+        base = self.base
+        assert base is not None
+        try:
+            info = await self._storage.store.head(base.key)
+        except NotFound as error:
+            raise Changed(f"{base.key!r} is gone", None) from error
+        if info.etag != base.etag or info.size != base.size:
+            raise Changed(f"{base.key!r} is another version", info)
+        self.headers = info.headers
+        return info
+
+    async def overwrite(self) -> None:
+        """Open with O_TRUNC: nothing of the content stays, and the next upload replaces whatever is there."""
+        self._start_over()
+        self._syncing.unconditional = True
+        self._pristine = True
+
+    def _start_over(self) -> None:
+        self._syncing.drop_stream()
+        self._syncing.refusal = None
+        self._storage.withdraw(self)
+        self._layers.clear()
+        self._layers.truncate(0)
+        self._look_bytes = self._part_bytes
+
+    # reading
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """Bytes up to the end of the file; valid until the next checkpoint. Raises Stale when they are not in the
+        bucket any more, Lost when they were dropped from staging."""
+        return await self._reader.read(offset, size)
+
+    # writing
+
+    async def write(self, offset: int, data: Buffer) -> int:
+        """Stage bytes. Waits when staging is short. Raises StagingFull and FileTooBig, which poison the file."""
+        view = data if isinstance(data, memoryview) else memoryview(data)
+        size = len(view)
+        if not size:
+            return 0
+        if offset + size > self._storage.config.file_size_max_bytes:
+            raise self._poison(FileTooBig(f"{self.key!r} would exceed --max-file-size"))
+        if self.poisoned is not None and not isinstance(self.poisoned, Stale):
+            self._syncing.check()
+        if self._storage.staging.ready(size) or self._layers.rewritable(offset, offset + size):
+            self._place(offset, view)
+            if self._layers.size >= self._look_bytes:
+                self._send_ahead()
+        else:
+            await self._write_in_turn(offset, view)
+        return size
+
+    def _place(self, offset: int, view: memoryview) -> None:
+        stop = offset + len(view)
+        stream = self._syncing.stream
+        if stream is not None and self._syncing.epoch is None:
+            if stream.dropped and self._layers.lost(offset, stop):
+                log.error("write over bytes that had left staging: raise --staging-limit key=%r", self.key)
+                raise self._poison(StagingFull("the bytes there were sent and dropped from staging"))
+            stream.touch(offset, stop)
+        self._pristine = False
+        self._layers.write(offset, view)
+
+    async def _write_in_turn(self, offset: int, view: memoryview) -> None:
+        storage = self._storage
+        size = len(view)
+        self._send_ahead()
+        await storage.budget.admit(size, self._poison_full)
+        try:
+            try:
+                await storage.staging.wait_for_memory(size)
+            except StagingFull as error:
+                raise self._poison(error) from error
+            self._place(offset, view)
+            self._send_ahead()
+        finally:
+            storage.budget.unreserve(size)
+
+    def _poison_full(self) -> None:
+        self._poison(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
+
+    def _poison(self, error: FileSystemError) -> FileSystemError:
+        """A write was refused, and the kernel has dropped the page: no sync can succeed until the file is empty."""
+        if self._syncing.refusal is None:
+            log.error("write refused key=%r reason=%s", self.key, error)
+            self._syncing.refusal = error
+            self._storage.offer(self, self._give_up_bytes)
+        return error
+
+    def _give_up_bytes(self) -> None:
+        """Staging runs short, and these bytes can never be stored."""
+        if not self.busy and self.poisoned is not None:
+            self._syncing.drop_stream()
+            self._layers.give_up()
+
+    async def truncate(self, size: int) -> None:
+        """Cut or lengthen. To 0 heals a poisoned file. Raises FileTooBig."""
+        if size > self._storage.config.file_size_max_bytes:
+            raise FileTooBig(f"{self.key!r} would exceed --max-file-size")
+        if size == 0:
+            conflict = self.poisoned if isinstance(self.poisoned, Stale) else None
+            self._start_over()
+            self._syncing.refusal = conflict
+        elif size != self.size:
+            stream = self._syncing.stream
+            if stream is not None and self._syncing.epoch is None and size < self.size:
+                start, stop = self._storage.grid.part(self._storage.grid.number_at(size))
+                if start < size < stop and self._layers.lost(start, min(stop, self.size)):
+                    log.error("cut of bytes that had left staging: raise --staging-limit key=%r", self.key)
+                    raise self._poison(StagingFull("the bytes there were sent and dropped from staging"))
+                stream.touch(size, self.size)
+            self._layers.truncate(size)
+            self._pristine = False
+
+    def _send_ahead(self) -> None:
+        """Begin to send parts that are full, if this file may."""
+        storage, syncing, layers = self._storage, self._syncing, self._layers
+        if not syncing.may_stream:
+            self._look_bytes = sys.maxsize if layers.base_stop else layers.size + RETRY_STREAM_BYTES
+            return
+        while True:
+            stream = syncing.stream
+            start, stop = storage.grid.part(1 if stream is None else stream.next)
+            self._look_bytes = stop + 1
+            if layers.size <= stop:
+                return
+            if stream is None and layers.size <= storage.put_max_bytes and not storage.budget.short:
+                return
+            if not layers.live.covers(start, stop):
+                self._look_bytes = layers.size + RETRY_STREAM_BYTES
+                return
+            if stream is not None and stream.in_flight >= storage.config.file_parts_max:
+                self._look_bytes = layers.size + RETRY_STREAM_BYTES
+                return
+            if not storage.take_turn(self._send_ahead):
+                return
+            if stream is None:
+                multipart = Multipart(storage.store, storage.nursery, self.key, self.headers, syncing.condition)
+                stream = syncing.stream = Stream(storage, layers, multipart)
+            stream.begin_next()
+
+    def _thawed(self) -> None:
+        self._look_bytes = self._layers.size
+        if self._closed:
+            self._layers.clear()
+        elif self.poisoned is not None:
+            self._storage.offer(self, self._give_up_bytes)
+
+    # storing
+
+    async def flush(self) -> None:
+        """FLUSH of a handle that can write: stores what is dirty, but a created or truncated file only once it was
+        written to."""
+        self._syncing.check()
+        if not self._pristine:
+            await self._syncing.sync()
+
+    async def sync(self) -> None:
+        """fsync, or the last RELEASE: what the file is now is in the bucket on return. Raises what kept it out, each
+        time until an attempt succeeds."""
+        await self._syncing.sync()
+        if not self.dirty:
+            self._pristine = False
+
+    async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
+        """Move the base object by `move`; what is stored later goes to `key`. Raises Busy."""
+        await self._syncing.rename(key, move)
+
+    async def unlink(self) -> None:
+        """Delete the object; this file stays readable and writable and is never stored again."""
+
+        async def remove() -> None:
+            await self._adopt_base()
+            await self._delete_object()
+
+        await self._syncing.forsake(remove)
+
+    async def replaced(self) -> None:
+        """Another object has taken the key: as `unlink`, but nothing is deleted."""
+
+        async def nothing() -> None:
+            return
+
+        await self._syncing.forsake(nothing)
+
+    async def _adopt_base(self) -> None:
+        """Take what the base still shows into staging, as far as there is room: it cannot be fetched once deleted."""
+        layers, staging = self._layers, self._storage.staging
+        buffer = memoryview(bytearray(min(ADOPTED_BYTES, layers.base_stop)))
+        position = 0
+        while position < layers.base_stop:
+            stop = min(position + len(buffer), layers.base_stop)
+            base = layers.base
+            assert base is not None
+            part = buffer[: stop - position]
+            if not staging.ready(len(part)):
+                return
+            try:
+                await self._storage.blocks.read_into(base, position, part)
+            except Stale:
+                return
+            if not staging.ready(len(part)):
+                return
+            # Looked at after the wait: what was written meanwhile stays.
+            for piece in list(layers.content().pieces(position, min(stop, layers.size))):
+                if piece.from_base:
+                    layers.write(piece.start, part[piece.start - position : piece.stop - position])
+            position = stop
+
+    async def _delete_object(self) -> None:
+        store, base = self._storage.store, self.base
+        if base is None:
+            return
+        condition = ALWAYS if self._syncing.unconditional else Condition(etag=base.etag)
+        try:
+            await store.delete(base.key, condition)
+        except NotImplementedByStore:
+            await store.delete(base.key)
+        except NotFound:
+            pass
+        except PreconditionFailed:
+            log.warning("unlink left an object that another client had changed key=%r", base.key)
+
+    def discard(self) -> None:
+        """Drop what the bucket lacks."""
+        self._syncing.drop_stream()
+        self._storage.withdraw(self)
+        self._layers.reset()
+
+    def close(self) -> None:
+        """The last handle is gone: staging and turns are given back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._syncing.drop_stream()
+        self._storage.withdraw(self)
+        self._storage.leave_turns(self._send_ahead)
+        self._reader.close()
+        self._layers.clear()

@@ -1,0 +1,152 @@
+"""The state of a file's bytes, synchronous: live extents over those being uploaded over the base over zeros.
+
+Knows the log and extents; no store, no task. Between two calls the content is exact; `content()` is a view of now.
+
+    offset <  size              live, where it maps; else
+    offset <  epoch_stop        the epoch being uploaded, where it maps; else
+    offset <  base_stop         the base version; else zeros
+"""
+
+from collections.abc import Callable
+
+from s3mount.data.content import Content, Layer
+from s3mount.data.extents import Extents, dropped
+from s3mount.data.staging import Staging, Tail
+from s3mount.data.version import Version
+
+
+class Layers:
+    """See the module."""
+
+    def __init__(self, staging: Staging, base: Version | None) -> None:
+        # The mutable state. base_stop, epoch_stop <= size. touched: existence or size differ from what will be in the
+        # bucket when the upload that runs ends. A position is in at most one of live and epoch.
+        self._staging = staging
+        self._tail = Tail()
+        self.base = base
+        self.base_stop = self.size = 0 if base is None else base.size
+        self.live = Extents()
+        self.epoch: Extents | None = None
+        self.epoch_stop = 0
+        self.touched = base is None
+
+    @property
+    def dirty(self) -> bool:
+        return self.touched or len(self.live) > 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing lies over the base."""
+        return self.epoch is None and not len(self.live)
+
+    def content(self) -> Content:
+        """What the bytes are now; `pieces` of it are good until the next checkpoint, or under a hold."""
+        layers: tuple[Layer, ...] = (Layer(self.live, self.size),)
+        if self.epoch is not None:
+            layers += (Layer(self.epoch, self.epoch_stop),)
+        return Content(layers, self.base, self.base_stop)
+
+    def lost(self, start: int, stop: int) -> bool:
+        """Whether bytes of `[start, stop)` that the live extents map were dropped."""
+        return any(position is not None and position < 0 for _, _, position in self.live.pieces(start, stop))
+
+    def rewritable(self, start: int, stop: int) -> bool:
+        """Whether a write needs no new place at all."""
+        return stop <= self.live.stop and all(
+            position is not None and position >= 0 and self._staging.rewritable(position, high - low)
+            for low, high, position in self.live.pieces(start, stop)
+        )
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put bytes in place; the staging log is ready for them."""
+        stop = offset + len(data)
+        if offset >= self.live.stop:
+            self._append(offset, data)
+        else:
+            for low, high, position in list(self.live.pieces(offset, stop)):
+                part = data[low - offset : high - offset]
+                if position is not None and position >= 0 and self._staging.rewritable(position, high - low):
+                    self._staging.rewrite(position, part)
+                else:
+                    self._append(low, part)
+        if stop > self.size:
+            self.size = stop
+
+    def _append(self, offset: int, data: memoryview) -> None:
+        for position, count in self._staging.append(data, self._tail):
+            taken = self.live.put(offset, offset + count, position)
+            if taken:
+                self._staging.free(taken)
+            offset += count
+
+    def truncate(self, size: int) -> None:
+        """Cut, or lengthen by zeros."""
+        if size < self.size:
+            self._staging.free(self.live.cut(size, self.size))
+            self.epoch_stop = min(self.epoch_stop, size)
+            self.base_stop = min(self.base_stop, size)
+        self.size = size
+        self.touched = True
+
+    def drop(self, start: int, stop: int) -> None:
+        """Give up staged bytes that were sent; they are in the epoch if one is being uploaded."""
+        extents = self.live if self.epoch is None else self.epoch
+        self._staging.free(extents.cut(start, stop))
+        extents.put(start, stop, dropped(start))
+
+    def freeze(self) -> Content:
+        """Begin an epoch: what the bytes are now, for good."""
+        assert self.epoch is None
+        self.epoch, self.epoch_stop = self.live, self.size
+        self.live, self.touched = Extents(), False
+        return Content((Layer(self.epoch, self.size),), self.base, self.base_stop)
+
+    def thaw(self, touch: Callable[[int, int], None]) -> None:
+        """The epoch could not be stored: its bytes are live again, under what was written since. `touch` is told what
+        was written, or cut off the end, since the freeze."""
+        assert self.epoch is not None
+        merged, written = self.epoch, self.live
+        end = merged.stop
+        if self.epoch_stop < end:
+            self._staging.free(merged.cut(self.epoch_stop, end))
+            touch(self.epoch_stop, end)
+        for start, stop, position in written:
+            self._staging.free(merged.put(start, stop, position))
+            touch(start, stop)
+        self.live, self.epoch, self.epoch_stop = merged, None, 0
+        self.touched = True
+
+    def stored(self, version: Version) -> None:
+        """The epoch is in the bucket as `version`: what was written since lies over it."""
+        assert self.epoch is not None
+        self._staging.free(self.epoch.clear())
+        self.base, self.base_stop = version, self.epoch_stop
+        self.epoch, self.epoch_stop = None, 0
+
+    def adopt(self, version: Version) -> None:
+        """An upload whose outcome was unknown has made `version` of the bytes as they were. What was dropped comes
+        from there; the rest is still here."""
+        self.base = version
+        gone = [(start, stop) for start, stop, position in self.live if position < 0]
+        for start, stop in gone:
+            # Streamed bytes have no gaps before them: only what was dropped is uncovered by this.
+            self.live.cut(start, stop)
+            self.base_stop = max(self.base_stop, stop)
+
+    def give_up(self) -> None:
+        """Drop everything live: it can never be stored."""
+        ranges = [(start, stop) for start, stop, _ in self.live]
+        self._staging.free(self.live.clear())
+        for start, stop in ranges:
+            self.live.put(start, stop, dropped(start))
+
+    def clear(self) -> None:
+        """Forget everything staged; an epoch that is being uploaded stays until its upload ends."""
+        self._staging.free(self.live.clear())
+        self._staging.end_tail(self._tail)
+
+    def reset(self) -> None:
+        """Forget what the bucket lacks: the bytes are the base's again."""
+        self.clear()
+        self.base_stop = self.size = 0 if self.base is None else self.base.size
+        self.touched = False

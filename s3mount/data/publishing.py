@@ -1,0 +1,131 @@
+"""From one epoch of a file to one object: PUT, or parts of a plan, or the rest of what was sent ahead.
+
+Knows nothing of what comes before or after the epoch. Before `epoch.publishing` is set nothing of it can be in the
+bucket; from then on only the server knows.
+"""
+
+from collections.abc import Iterable
+
+import trio
+
+from s3mount.data.content import Content
+from s3mount.data.plan import CopyPart, Put, SendPart, Step, plan_upload
+from s3mount.data.storage import Storage
+from s3mount.data.stream import Stream
+from s3mount.data.upload import Multipart, put_etag
+from s3mount.errors import LostReply, S3MountError
+from s3mount.store.base import Body, Condition, Headers, Stored
+
+
+class Epoch:
+    """What one upload is about."""
+
+    __slots__ = (
+        "condition",
+        "content",
+        "ended",
+        "expected_etag",
+        "headers",
+        "key",
+        "publishing",
+        "scope",
+        "size",
+        "stream",
+    )
+
+    def __init__(
+        self, key: str, content: Content, size: int, headers: Headers, condition: Condition, stream: Stream | None
+    ) -> None:
+        # The mutable state: whether a request that publishes may have been sent, and the etag it would leave.
+        self.key = key
+        self.content = content
+        self.size = size
+        self.headers = headers
+        self.condition = condition
+        self.stream = stream
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.publishing = False
+        self.expected_etag: str | None = None
+
+
+async def publish(storage: Storage, epoch: Epoch) -> Stored:
+    """Make the object of the epoch. Atomic: what fails before the request that publishes leaves nothing visible."""
+    if epoch.stream is not None:
+        return await _complete_stream(storage, epoch, epoch.stream)
+    kept = epoch.content.kept(epoch.size) if storage.copies_parts else []
+    steps = plan_upload(
+        epoch.size,
+        kept,
+        storage.grid,
+        copy_max_bytes=storage.config.copy_max_bytes,
+        put_max_bytes=storage.put_max_bytes,
+    )
+    if isinstance(steps[0], Put):
+        async with storage.loader.body(epoch.content, 0, epoch.size) as body:
+            return await _put(storage, epoch, body)
+    multipart = Multipart(storage.store, storage.nursery, epoch.key, epoch.headers, epoch.condition)
+    try:
+        await _send(storage, epoch, multipart, steps)
+        return await _complete(epoch, multipart, len(steps))
+    finally:
+        multipart.abort()  # does nothing after success
+
+
+async def _put(storage: Storage, epoch: Epoch, body: Body) -> Stored:
+    epoch.publishing = True
+    try:
+        return await storage.store.put(epoch.key, body, epoch.headers, epoch.condition)
+    except (LostReply, trio.Cancelled):
+        epoch.expected_etag = put_etag(body)
+        raise
+
+
+async def _complete(epoch: Epoch, multipart: Multipart, count: int) -> Stored:
+    epoch.expected_etag = multipart.expected_etag(count)
+    epoch.publishing = True
+    return await multipart.complete(count)
+
+
+async def _complete_stream(storage: Storage, epoch: Epoch, stream: Stream) -> Stored:
+    while True:
+        missing: list[Step] = list(stream.missing(epoch.size))
+        if missing:
+            await _send(storage, epoch, stream.multipart, missing)
+        elif stream.in_flight:
+            await stream.settle()
+        else:
+            break
+    return await _complete(epoch, stream.multipart, storage.grid.number_at(epoch.size - 1))
+
+
+async def _send(storage: Storage, epoch: Epoch, multipart: Multipart, steps: Iterable[Step]) -> None:
+    """Send or copy parts, several at a time; the first failure ends all."""
+    todo = iter(steps)
+    errors: list[S3MountError] = []
+
+    async def work(scope: trio.CancelScope) -> None:
+        for step in todo:
+            try:
+                await _step(storage, epoch, multipart, step)
+            except S3MountError as error:
+                errors.append(error)
+                scope.cancel()
+                return
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(storage.config.file_parts_max):
+            nursery.start_soon(work, nursery.cancel_scope)
+    if errors:
+        raise errors[0]
+
+
+async def _step(storage: Storage, epoch: Epoch, multipart: Multipart, step: Step) -> None:
+    if isinstance(step, CopyPart):
+        base = epoch.content.base
+        assert base is not None
+        await multipart.copy(step.number, base.key, step.start, step.stop, source_etag=base.etag)
+    else:
+        assert isinstance(step, SendPart)
+        async with storage.loader.body(epoch.content, step.start, step.stop) as body:
+            await multipart.send(step.number, body)

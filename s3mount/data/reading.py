@@ -1,0 +1,102 @@
+"""Reads of one file: what is staged first, then blocks of the base, fetched ahead of a sequential reader.
+
+Knows no sync: it looks at the layers, again after each wait.
+"""
+
+import logging
+
+from s3mount.data.layers import Layers
+from s3mount.data.readahead import Readahead
+from s3mount.data.storage import Storage
+from s3mount.data.version import Version
+from s3mount.errors import Lost, Stale
+from s3mount.store.base import Buffer
+
+log = logging.getLogger(__name__)
+
+
+class Reader:
+    """See the module."""
+
+    def __init__(self, storage: Storage, layers: Layers) -> None:
+        # The mutable state: the read-ahead, and whether this is counted as one of the sequential readers.
+        self._storage = storage
+        self._layers = layers
+        self._readahead = Readahead(block_bytes=storage.config.block_bytes, get_max_bytes=storage.config.get_max_bytes)
+        self._counted = False
+
+    def close(self) -> None:
+        """No read comes any more."""
+        if self._counted:
+            self._counted = False
+            self._storage.sequential_readers -= 1
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """See File.read."""
+        layers = self._layers
+        stop = min(offset + size, layers.size)
+        if offset >= stop:
+            return b""
+        base = layers.base
+        if base is not None and layers.base_stop:
+            if layers.plain and stop <= layers.base_stop:
+                view = self._storage.blocks.peek(base, offset, stop)
+                self._read_ahead(base, offset, stop)
+                if view is not None:
+                    return view
+                try:
+                    return await self._storage.blocks.view(base, offset, stop)
+                except Stale:
+                    if layers.base is base:
+                        raise
+            else:
+                self._read_ahead(base, offset, stop)
+        return await self._read_layers(offset, stop)
+
+    def _read_ahead(self, base: Version, offset: int, stop: int) -> None:
+        storage, readahead = self._storage, self._readahead
+        ahead = readahead.on_read(offset, stop, self._layers.base_stop, storage.window_max_bytes())
+        if (readahead.window > 0) != self._counted:
+            self._counted = not self._counted
+            storage.sequential_readers += 1 if self._counted else -1
+        if ahead is not None:
+            for low, high in readahead.gets(*ahead):
+                if not storage.blocks.fetch_ahead(base, low, high):
+                    readahead.fetched = low
+                    return
+
+    async def _read_layers(self, offset: int, stop: int) -> Buffer:
+        staging, layers = self._storage.staging, self._layers
+        while True:
+            base = layers.base
+            pieces = list(layers.content().pieces(offset, stop))
+            if any(piece.position is not None and piece.position < 0 for piece in pieces):
+                log.error("read of bytes that had left staging: raise --staging-limit")
+                raise Lost("the bytes were dropped from staging after they were sent")
+            if len(pieces) == 1 and pieces[0].position is not None:
+                view = staging.peek(pieces[0].position, stop - offset)
+                if view is not None:
+                    return view
+            joined = memoryview(bytearray(stop - offset))
+            later = []
+            for piece in pieces:
+                into = joined[piece.start - offset : piece.stop - offset]
+                if piece.from_base or (piece.position is not None and not staging.copy(piece.position, into)):
+                    later.append((piece, into))
+            if not later:
+                return joined
+            hold = staging.hold((piece.position, len(into)) for piece, into in later if piece.position is not None)
+            try:
+                for piece, into in later:
+                    if piece.position is not None:
+                        await staging.load(piece.position, into)
+                    else:
+                        assert base is not None
+                        await self._storage.blocks.read_into(base, piece.start, into)
+                return joined
+            except Stale:
+                # Our own sync may have replaced the base meanwhile.
+                if layers.base is base:
+                    raise
+            finally:
+                hold.release()

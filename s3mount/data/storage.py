@@ -1,0 +1,122 @@
+"""What all files of one mount share: the store, the memory and the log, each with its share; parts sent ahead.
+
+Knows no single file: files offer what may be dropped, and ask for turns.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+import trio
+
+from s3mount.config import Config
+from s3mount.data.blocks import BlockCache
+from s3mount.data.budget import Budget
+from s3mount.data.buffers import Buffers
+from s3mount.data.content import Loader
+from s3mount.data.plan import PUT_PARTS, Grid
+from s3mount.data.staging import RunInThread, Staging
+from s3mount.store.base import ObjectStore
+
+PUT_MAX_BYTES = 16 * 1024 * 1024
+"""Larger objects than this are one PUT only if one part holds them."""
+
+
+class Storage:
+    """See the module. `nursery` runs fetches, parts sent ahead, spills and aborts."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        staging_dir: Path,
+        staging_limit_bytes: int,
+        run_in_thread: RunInThread = trio.to_thread.run_sync,
+    ) -> None:
+        # The mutable state: what may be dropped when the log runs short, oldest first; parts being sent ahead and the
+        # files that wait for a turn; how many files are read in sequence; whether the store copies parts.
+        self.store = store
+        self.config = config
+        self.nursery = nursery
+        # The shares of the memory limit: half for blocks, a quarter for dirty bytes, an eighth for bodies that have to
+        # be loaded, an eighth for inodes, listings and everything else. Idle buffers are part of the first two.
+        memory = config.memory_limit_bytes
+        self.blocks_share_bytes = memory // 2
+        self.buffers = Buffers(idle_max_bytes=memory // 16)
+        self.budget = Budget(
+            staging_limit_bytes,
+            # A part may be sent again as often as the store does before it gives up.
+            stall_seconds=config.stall_timeout_seconds * config.attempts_max,
+            reclaim=self.reclaim,
+        )
+        self.staging = Staging(
+            nursery,
+            self.buffers,
+            self.budget,
+            staging_dir,
+            memory_bytes=memory // 4,
+            segment_bytes=config.segment_bytes,
+            run_in_thread=run_in_thread,
+        )
+        self.blocks = BlockCache(
+            store,
+            nursery,
+            self.buffers,
+            limit_bytes=self.blocks_share_bytes - memory // 16,
+            block_bytes=config.block_bytes,
+            get_max_bytes=config.get_max_bytes,
+        )
+        self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
+        self.grid = Grid(config.part_size_bytes, config.file_size_max_bytes)
+        self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
+        self.copies_parts = True
+        self.sequential_readers = 0
+        self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
+        self._parts_ahead = 0
+        self._turns: OrderedDict[Callable[[], None], None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Storage {self.staging!r}, {self.blocks!r}, {self._parts_ahead} parts sent ahead>"
+
+    def window_max_bytes(self) -> int:
+        """How far ahead one sequential reader may fetch, so that all of them find what they fetched."""
+        return min(self.config.readahead_max_bytes, self.blocks_share_bytes // (2 * max(1, self.sequential_readers)))
+
+    # what may be dropped
+
+    def offer(self, name: Hashable, drop: Callable[[], None]) -> None:
+        """`drop` frees staging and may be called when that runs short."""
+        self._offers[name] = drop
+
+    def withdraw(self, name: Hashable) -> None:
+        self._offers.pop(name, None)
+
+    def reclaim(self, size: int) -> None:
+        """Free `size` bytes of staging from what was offered, if there is so much."""
+        goal = self.budget.live_bytes - size
+        while self._offers and self.budget.live_bytes > goal:
+            _, drop = self._offers.popitem(last=False)
+            drop()
+
+    # parts sent ahead
+
+    def take_turn(self, again: Callable[[], None]) -> bool:
+        """Whether a part may be sent ahead now; else `again` is called once when it may be."""
+        config = self.config
+        limit = config.parts_ahead_short_max if self.budget.short else config.parts_ahead_max
+        if self._parts_ahead < limit:
+            self._parts_ahead += 1
+            return True
+        self._turns[again] = None
+        return False
+
+    def end_turn(self) -> None:
+        self._parts_ahead -= 1
+        if self._turns:
+            again, _ = self._turns.popitem(last=False)
+            again()
+
+    def leave_turns(self, again: Callable[[], None]) -> None:
+        self._turns.pop(again, None)

@@ -1,0 +1,141 @@
+"""Parts of a growing file sent before close or fsync asks for them. Nothing is published by it.
+
+A part that is rewritten before completion is sent again under its number, by the sync that completes the upload. Parts
+that are sent may be dropped from staging when it runs short, but never the first, and never one whose upload is
+conditional on a base.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import trio
+
+from s3mount.data.layers import Layers
+from s3mount.data.plan import SendPart
+from s3mount.data.storage import Storage
+from s3mount.data.upload import Multipart
+from s3mount.errors import S3MountError
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """One upload under way while its file is being written."""
+
+    def __init__(self, storage: Storage, layers: Layers, multipart: Multipart) -> None:
+        # The mutable state: the next part to send and where it starts; parts in flight, each with whether it was
+        # rewritten meanwhile; parts dropped (all of them stored); whether one failed, after which nothing more is
+        # sent ahead.
+        self._storage = storage
+        self._layers = layers
+        self.multipart = multipart
+        self.next = 1
+        self._high = 0
+        self._stale: dict[int, bool] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self.dropped: set[int] = set()
+        self.failed = False
+        self._settled = trio.Event()
+        self._settled.set()
+
+    def __repr__(self) -> str:
+        state = "failed" if self.failed else "going on"
+        return f"<Stream {state}, next part {self.next}, in flight {sorted(self._stale)}, {self.multipart!r}>"
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._stale)
+
+    @property
+    def droppable(self) -> bool:
+        return self.multipart.condition.etag is None
+
+    def begin_next(self) -> None:
+        """Send the next part; its turn was taken."""
+        number = self.next
+        self.next += 1
+        self._high = self._storage.grid.part(number)[1]
+        assert number not in self._stale
+        self._stale[number] = False
+        self._scopes[number] = trio.CancelScope()
+        if self._frees(number):
+            self._storage.budget.will_free()
+        if self._settled.is_set():
+            self._settled = trio.Event()
+        self._storage.nursery.start_soon(self._send, number)
+
+    def touch(self, start: int, stop: int) -> bool:
+        """`[start, stop)` changes: parts there will be sent again. False when one of them was dropped."""
+        if start >= min(stop, self._high):
+            return True
+        grid = self._storage.grid
+        whole = True
+        for number in range(grid.number_at(start), min(grid.number_at(stop - 1), self.next - 1) + 1):
+            if number in self._stale:
+                self._stale[number] = True
+            self.multipart.forget(number)
+            self._storage.withdraw((self, number))
+            whole = whole and number not in self.dropped
+        return whole
+
+    def missing(self, size: int) -> Iterator[SendPart]:
+        """The parts that have to be sent before a file of `size` bytes is complete, but those in flight."""
+        for step in self._storage.grid.steps(size):
+            assert isinstance(step, SendPart)
+            stored = self.multipart.parts.get(step.number)
+            if (stored is None or stored.size != step.stop - step.start) and step.number not in self._stale:
+                yield step
+
+    async def settle(self) -> None:
+        """Until no part is in flight."""
+        await self._settled.wait()
+
+    def abort(self) -> None:
+        """Nothing of it is wanted any more."""
+        self.failed = True
+        for scope in self._scopes.values():
+            scope.cancel()
+        for number in range(1, self.next):
+            self._storage.withdraw((self, number))
+        self.multipart.abort()
+
+    def end(self) -> None:
+        """The upload is complete."""
+        for number in range(1, self.next):
+            self._storage.withdraw((self, number))
+
+    def _frees(self, number: int) -> bool:
+        return number > 1 and self.droppable
+
+    async def _send(self, number: int) -> None:
+        storage = self._storage
+        start, stop = storage.grid.part(number)
+        sent = False
+        try:
+            with self._scopes[number]:
+                # Taken without a checkpoint: what is written from now on makes the part stale.
+                async with storage.loader.body(self._layers.content(), start, stop) as body:
+                    await self.multipart.send(number, body)
+                sent = True
+        except S3MountError as error:
+            self.failed = True
+            log.warning("part sent ahead failed key=%r part=%d reason=%s", self.multipart.key, number, error)
+        finally:
+            stale = self._stale.pop(number)
+            del self._scopes[number]
+            if sent and stale:
+                self.multipart.forget(number)
+            elif sent and self._frees(number) and not self.multipart.over:
+                storage.offer((self, number), lambda: self._drop(number))
+                if storage.budget.short:
+                    storage.reclaim(stop - start)
+            if self._frees(number):
+                storage.budget.will_free_no_more()
+            if not self._stale:
+                self._settled.set()
+            storage.end_turn()
+
+    def _drop(self, number: int) -> None:
+        assert number in self.multipart.parts
+        self.dropped.add(number)
+        self._layers.drop(*self._storage.grid.part(number))

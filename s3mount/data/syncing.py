@@ -1,0 +1,346 @@
+"""How one file's bytes get into the bucket: attempts one at a time, each an epoch frozen, uploaded, stored or thawed.
+
+Who runs at the same time: writes, truncates and reads of the file, at every await; further syncs, which join; a rename
+or unlink, which waits for a request that may publish and cancels anything before it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from s3mount.data.layers import Layers
+from s3mount.data.publishing import Epoch, publish
+from s3mount.data.storage import Storage
+from s3mount.data.stream import Stream
+from s3mount.data.version import Version
+from s3mount.errors import (
+    Busy,
+    FileSystemError,
+    LostReply,
+    NoSuchUpload,
+    NotFound,
+    NotImplementedByStore,
+    PreconditionFailed,
+    S3MountError,
+    Stale,
+    StoreError,
+)
+from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, Stored
+
+log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """One try to store what the file was at its start; whoever asked before that gets its outcome."""
+
+    __slots__ = ("done", "error", "interrupted")
+
+    def __init__(self) -> None:
+        self.error: S3MountError | None = None
+        self.interrupted = True
+        self.done = trio.Event()
+
+
+class Syncing:
+    """The syncs of one file. `key` and `headers` are what the next upload uses."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        layers: Layers,
+        key: str,
+        headers: Headers,
+        *,
+        on_stored: Callable[[Stored], None],
+        on_thawed: Callable[[], None],
+    ) -> None:
+        # The mutable state: the attempt that runs and the one that waits behind it; the epoch that is being uploaded;
+        # the stream that the next epoch completes; the gate that rename and unlink close; whether the next upload is
+        # unconditional; etags that uploads of unknown outcome would have left; the error that every sync answers.
+        self._storage = storage
+        self._layers = layers
+        self._on_stored = on_stored
+        self._on_thawed = on_thawed
+        self.key = key
+        self.headers = headers
+        self.unconditional = False
+        self.stream: Stream | None = None
+        self.epoch: Epoch | None = None
+        self.refusal: FileSystemError | None = None
+        self.orphan = False
+        self._current: Attempt | None = None
+        self._next: Attempt | None = None
+        self._gate: trio.Event | None = None
+        self._doubts: set[str | None] = set()
+        self._found: Condition | None = None
+
+    @property
+    def condition(self) -> Condition:
+        """What must hold in the bucket for the next upload."""
+        if self._found is not None:
+            return self._found
+        if self.unconditional:
+            return ALWAYS
+        return ABSENT if self._layers.base is None else Condition(etag=self._layers.base.etag)
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether parts may be sent ahead: all bytes are ours, and no upload or change of name is under way."""
+        return (
+            self._layers.base_stop == 0
+            and self.epoch is None
+            and self._gate is None
+            and not self.orphan
+            and self.refusal is None
+            and not self._doubts
+            and (self.stream is None or not self.stream.failed)
+        )
+
+    def check(self) -> None:
+        """Raises the error that every sync of this file answers."""
+        if self.refusal is not None:
+            raise type(self.refusal)(*self.refusal.args) from self.refusal
+
+    async def sync(self) -> None:
+        """Return when what the file is now is in the bucket, or raise why not."""
+        while True:
+            self.check()
+            if self.orphan:
+                return
+            if not self._layers.dirty:
+                if self._current is None:
+                    return
+                attempt = self._current
+                await attempt.done.wait()
+            elif self._next is not None:
+                attempt = self._next
+                await attempt.done.wait()
+            else:
+                attempt = Attempt()
+                await self._lead(attempt)
+            if attempt.error is not None:
+                raise _again(attempt.error)
+            if not attempt.interrupted:
+                self.check()
+                return
+
+    async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
+        """Move the base object by `move` and send what comes later to `key`. Raises Busy when bytes that would have to
+        be sent again were dropped."""
+        await self._close_gate()
+        try:
+            await self._quiesce()
+            self._found = None
+            if self._layers.base is None:
+                # Whatever the name held is replaced, as rename(2) does.
+                self.unconditional = True
+            else:
+                self._layers.base = await move(self._layers.base)
+            self.key = key
+        finally:
+            self._open_gate()
+
+    async def forsake(self, remove: Callable[[], Awaitable[None]]) -> None:
+        """The name goes, by `remove`; the bytes are nobody's from then on and never stored."""
+        await self._close_gate()
+        try:
+            if self.epoch is not None:
+                if not self.epoch.publishing:
+                    self.epoch.scope.cancel()
+                await self.epoch.ended.wait()
+            await self._resolve_doubts()
+            await remove()
+            self.orphan = True
+            self.drop_stream()
+        finally:
+            self._open_gate()
+
+    def drop_stream(self) -> None:
+        """What was sent ahead is not wanted any more."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.abort()
+
+    # the gate
+
+    async def _close_gate(self) -> None:
+        while self._gate is not None:
+            await self._gate.wait()
+        self._gate = trio.Event()
+
+    def _open_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        assert gate is not None
+        gate.set()
+
+    async def _quiesce(self) -> None:
+        """No upload of this file is under way afterwards, nor any part sent."""
+        epoch = self.epoch
+        if epoch is not None:
+            if not epoch.publishing:
+                if epoch.stream is not None and epoch.stream.dropped:
+                    raise Busy(f"{self.key!r} is being uploaded and part of it is not here any more")
+                epoch.scope.cancel()
+            await epoch.ended.wait()
+        if self.stream is not None:
+            if self.stream.dropped:
+                raise Busy(f"{self.key!r} is being uploaded and part of it is not here any more")
+            self.drop_stream()
+        await self._resolve_doubts()
+
+    # attempts
+
+    async def _lead(self, attempt: Attempt) -> None:
+        self._next = attempt
+        try:
+            while (ahead := self._ahead()) is not None:
+                await ahead.wait()
+            self._current, self._next = attempt, None
+            await self._run()
+            attempt.interrupted = False
+        except S3MountError as error:
+            attempt.error = error
+        finally:
+            if self._next is attempt:
+                self._next = None
+            if self._current is attempt:
+                self._current = None
+            attempt.done.set()
+
+    def _ahead(self) -> trio.Event | None:
+        """What an attempt has to wait for."""
+        return self._gate if self._current is None else self._current.done
+
+    async def _run(self) -> None:
+        """Upload until the bucket has what the file was at the last freeze."""
+        again = True
+        while True:
+            while self._gate is not None:
+                await self._gate.wait()
+            self.check()
+            if self.orphan or not self._layers.dirty:
+                return
+            if self._doubts:
+                await self._resolve_doubts()
+                continue
+            epoch = self.epoch = Epoch(
+                self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
+            )
+            self._storage.budget.will_free()
+            stored = None
+            try:
+                with epoch.scope:
+                    stored = await publish(self._storage, epoch)
+                if stored is not None:
+                    self._stored(epoch, stored)
+                    return
+                self._thaw(epoch)  # a rename or unlink had its way
+            except NoSuchUpload as error:
+                self._thaw(epoch)
+                if not again or self._lost_with(epoch, error):
+                    raise
+                again = False
+            except NotImplementedByStore:
+                self._thaw(epoch)
+                if epoch.publishing or not self._storage.copies_parts:
+                    raise
+                log.warning("store copies no parts: edits send whole files key=%r", self.key)
+                self._storage.copies_parts = False
+            except (PreconditionFailed, Stale) as error:
+                self._thaw(epoch)
+                self._conflict(epoch, error)
+            except LostReply:
+                self._thaw(epoch)
+                self._doubt(epoch)
+                raise
+            except S3MountError:
+                self._thaw(epoch)
+                raise
+            except BaseException:
+                self._thaw(epoch)
+                self._doubt(epoch)
+                raise
+            finally:
+                self.epoch = None
+                epoch.ended.set()
+                self._storage.budget.will_free_no_more()
+
+    def _stored(self, epoch: Epoch, stored: Stored) -> None:
+        if epoch.stream is not None:
+            epoch.stream.end()
+        self.stream = None
+        self.unconditional = False
+        self._found = None
+        self._layers.stored(Version(epoch.key, stored.etag, epoch.size, stored.version_id))
+        self._on_stored(stored)
+
+    def _thaw(self, epoch: Epoch) -> None:
+        """The epoch's bytes are dirty again; a stream goes on with the next attempt, if it can."""
+        stream = epoch.stream
+        whole = True
+
+        def touch(start: int, stop: int) -> None:
+            nonlocal whole
+            if stream is not None and not stream.touch(start, stop):
+                whole = False
+
+        self._layers.thaw(touch)
+        if stream is not None and stream.multipart.over:
+            self.stream = None
+        if not whole:
+            log.error("bytes were written over after they had left staging: raise --staging-limit key=%r", self.key)
+            self.refusal = Stale("part of the file was dropped from staging and then written over")
+        self._on_thawed()
+
+    def _lost_with(self, epoch: Epoch, error: StoreError) -> bool:
+        """An upload is gone. Whether bytes went with it; if not, all of them can be sent again."""
+        dropped = epoch.stream is not None and bool(epoch.stream.dropped)
+        self.drop_stream()
+        if dropped:
+            log.error("upload was lost with bytes that had left staging key=%r reason=%s", self.key, error)
+            self.refusal = FileSystemError(f"the upload of {self.key!r} was lost: {error}")
+        return dropped
+
+    def _conflict(self, epoch: Epoch, error: S3MountError) -> None:
+        """Somebody else has changed the object under us."""
+        log.error("conflict: the object was changed by another client key=%r reason=%s", epoch.key, error)
+        self.drop_stream()
+        self.refusal = Stale(f"{epoch.key!r} was changed by another client")
+
+    # doubts
+
+    def _doubt(self, epoch: Epoch) -> None:
+        """A publishing request has an outcome that nobody knows."""
+        if epoch.publishing:
+            self._doubts.add(epoch.expected_etag)
+
+    async def _resolve_doubts(self) -> None:
+        """See what uploads of unknown outcome have left, and be conditional on that from now on."""
+        if not self._doubts:
+            return
+        try:
+            info = await self._storage.store.head(self.key)
+        except NotFound:
+            self._doubts.clear()
+            if self.unconditional:
+                self._found = ABSENT
+            return
+        if info.etag in self._doubts:
+            self._layers.adopt(Version(self.key, info.etag, info.size, info.version_id))
+            self.unconditional = False
+            self._found = None
+            self.drop_stream()
+        elif self.unconditional:
+            self._found = Condition(etag=info.etag)
+        self._doubts.clear()
+
+
+def _again(error: S3MountError) -> S3MountError:
+    """The same error for one more task."""
+    if isinstance(error, StoreError):
+        copy: S3MountError = type(error)(*error.args, code=error.code, status=error.status)
+    else:
+        copy = type(error)(*error.args)
+    copy.__cause__ = error
+    return copy

@@ -1,0 +1,125 @@
+"""One multipart upload: opened with its first part, parts in any order and again, completed or aborted.
+
+Knows no file: it is told what to send by number. Nothing it does is visible in the bucket before `complete`.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from s3mount.errors import S3MountError, StoreError, Unavailable
+from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
+
+log = logging.getLogger(__name__)
+
+
+class Multipart:
+    """See the module. The key, the headers and the condition are those of its start."""
+
+    def __init__(
+        self, store: ObjectStore, nursery: trio.Nursery, key: str, headers: Headers, condition: Condition
+    ) -> None:
+        # The mutable state: the upload once opened, or the error; the parts that are stored; whether it is over. No
+        # part is sent twice at a time: the callers see to it.
+        self._store = store
+        self._nursery = nursery
+        self.key = key
+        self._headers = headers
+        self.condition = condition
+        self._upload: Upload | None = None
+        self._opening: trio.Event | None = None
+        self._error: S3MountError | None = None
+        self.parts: dict[int, Part] = {}
+        self.over = False
+
+    def __repr__(self) -> str:
+        state = "over" if self.over else "open" if self._upload is not None else "not begun"
+        return f"<Multipart of {self.key!r}, {state}, {len(self.parts)} parts>"
+
+    async def send(self, number: int, body: Body) -> None:
+        """Store part `number`, replacing an earlier one."""
+        self.parts[number] = await self._store.upload_part(await self._opened(), number, body)
+
+    async def copy(self, number: int, source: str, start: int, stop: int, *, source_etag: str) -> None:
+        """Store `[start, stop)` of the object `source` as part `number`."""
+        self.parts[number] = await self._store.copy_part(
+            await self._opened(), number, source, start, stop, source_etag=source_etag
+        )
+
+    def forget(self, number: int) -> None:
+        """What was stored as part `number` is not what it should be any more."""
+        self.parts.pop(number, None)
+
+    async def complete(self, count: int) -> Stored:
+        """Publish parts 1 to `count`."""
+        assert self._upload is not None
+        assert not self.over
+        chosen = [self.parts[number] for number in range(1, count + 1)]
+        stored = await self._store.complete_upload(self._upload, chosen, self.condition)
+        self.over = True
+        return stored
+
+    def expected_etag(self, count: int) -> str | None:
+        """The etag that the object will have, where the server makes it of the parts' MD5 as S3 does."""
+        return multipart_etag([self.parts[number] for number in range(1, count + 1)])
+
+    def abort(self) -> None:
+        """Have the upload and its parts forgotten, in the background; a failure is logged, not raised."""
+        if not self.over:
+            self.over = True
+            if self._upload is not None:
+                self._nursery.start_soon(self._abort, self._upload)
+
+    async def _opened(self) -> Upload:
+        if self._upload is None:
+            if self._opening is None:
+                self._opening = trio.Event()
+                # A task of its own: whoever waits for it may be cancelled, and the upload must not be left behind.
+                self._nursery.start_soon(self._open)
+            await self._opening.wait()
+        if self._upload is None:
+            error = self._error
+            if isinstance(error, StoreError):
+                raise type(error)(*error.args, code=error.code, status=error.status) from error
+            raise Unavailable(f"the upload of {self.key!r} could not be opened") from error
+        return self._upload
+
+    async def _open(self) -> None:
+        opening = self._opening
+        assert opening is not None
+        try:
+            self._upload = await self._store.create_upload(self.key, self._headers, self.condition)
+        except S3MountError as error:
+            self._error = error
+            self._opening = None
+        finally:
+            opening.set()
+        if self.over and self._upload is not None:
+            await self._abort(self._upload)
+
+    async def _abort(self, upload: Upload) -> None:
+        try:
+            await self._store.abort_upload(upload)
+        except S3MountError as error:
+            log.warning("multipart upload was left behind key=%r upload=%s reason=%s", upload.key, upload.id, error)
+
+
+def put_etag(body: Body) -> str:
+    """The etag of an object stored by one PUT, where the server makes it of the MD5 as S3 does."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in body:
+        digest.update(piece)
+    return f'"{digest.hexdigest()}"'
+
+
+def multipart_etag(parts: Sequence[Part]) -> str | None:
+    """See `Multipart.expected_etag`; None when the parts' etags are no MD5s."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        try:
+            digest.update(bytes.fromhex(part.etag.strip('"')))
+        except ValueError:
+            return None
+    return f'"{digest.hexdigest()}-{len(parts)}"'

@@ -1,0 +1,24 @@
+"""A data version: which bytes a key stands for; and the news that a key stands for others now. Knows no store call."""
+
+from dataclasses import dataclass
+
+from s3mount.errors import Stale
+from s3mount.store.base import ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One state of one object's bytes. Equal versions have equal bytes."""
+
+    key: str
+    etag: str
+    size: int
+    version_id: str | None = None
+
+
+class Changed(Stale):
+    """The object is another version now: `info`, or gone: None."""
+
+    def __init__(self, message: str, info: ObjectInfo | None) -> None:
+        super().__init__(message)
+        self.info = info

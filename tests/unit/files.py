@@ -1,0 +1,64 @@
+"""What the tests of File share: a storage on the in-memory store, and files in it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from s3mount.config import MIB, Config
+from s3mount.data.file import File
+from s3mount.data.storage import Storage
+from s3mount.data.version import Version
+from s3mount.store.base import Headers, Stored
+from tests.memory_store import MemoryStore
+
+PART = 5 * MIB
+
+
+async def inline(call: Callable[[], None]) -> None:
+    """A worker thread for tests on a virtual clock."""
+    await trio.lowlevel.checkpoint()
+    call()
+
+
+@asynccontextmanager
+async def storage_on(
+    store: MemoryStore, *, limit: int = 256 * MIB, directory: Path = Path("/nowhere"), **options: object
+) -> AsyncIterator[Storage]:
+    """A storage; after the block its budgets must be back at zero."""
+    config = Config(bucket="b", **options)  # type: ignore[arg-type]  # names and values are the test's business
+    async with trio.open_nursery() as nursery:
+        storage = Storage(
+            store, config, nursery, staging_dir=directory, staging_limit_bytes=limit, run_in_thread=inline
+        )
+        yield storage
+        await trio.sleep(1000)
+        assert storage.budget.live_bytes == 0, storage
+        assert storage.budget.reserved_bytes == 0, storage
+        assert storage.budget.freeing == 0, storage
+        assert storage.staging.chunks <= 1, storage
+        assert storage.blocks._in_flight_bytes == 0, storage
+        assert storage.loader._taken_bytes == 0
+        assert not storage._offers
+        assert storage._parts_ahead == 0
+        assert storage.sequential_readers == 0
+        assert storage.buffers.used_bytes == storage.blocks.used_bytes + storage.staging.chunks_in_memory * MIB
+
+
+def ignore(_file: File, _stored: Stored) -> None:
+    return
+
+
+def created(storage: Storage, key: str = "k") -> File:
+    return File(storage, key, None, Headers(), on_stored=ignore)
+
+
+def opened(storage: Storage, store: MemoryStore, key: str = "k") -> File:
+    found = store.objects[key]
+    return File(storage, key, Version(key, found.etag, len(found.body)), found.headers, on_stored=ignore)
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    block = bytes((index * 31 + seed) % 251 for index in range(251))
+    return (block * (size // 251 + 1))[:size]

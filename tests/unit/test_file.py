@@ -1,0 +1,754 @@
+"""File on the in-memory store, one sentence of the design at a time."""
+
+import pytest
+import trio
+
+from s3mount.config import KIB, MIB
+from s3mount.data.version import Changed, Version
+from s3mount.errors import Busy, FileTooBig, Lost, LostReply, StagingFull, Stale, Unavailable
+from s3mount.store.base import Headers
+from tests.memory_store import Call, MemoryStore
+from tests.running import run_virtual
+from tests.unit.files import PART, created, opened, pattern, storage_on
+
+
+async def fill(file: object, size: int, *, start: int = 0, step: int = 128 * KIB) -> None:
+    body = pattern(step)
+    for offset in range(start, start + size, step):
+        await file.write(offset, body[: min(step, start + size - offset)])  # type: ignore[attr-defined]
+
+
+def filled(size: int, step: int = 128 * KIB) -> bytes:
+    return (pattern(step) * (size // step + 1))[:size]
+
+
+# small files
+
+
+@run_virtual
+async def test_create_write_close_is_one_put() -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.flush()
+        assert not store.counts, "nothing was written yet"
+        assert file.dirty
+        await file.write(0, b"hello")
+        assert bytes(await file.read(0, 100)) == b"hello"
+        await file.flush()
+        assert store.counts == {"put": 1}
+        assert store.body("k") == b"hello"
+        assert not file.dirty
+        await file.sync()
+        await file.flush()
+        assert store.counts == {"put": 1}
+        file.close()
+
+
+@run_virtual
+async def test_an_empty_file_is_stored_by_sync() -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.flush()
+        assert "k" not in store.objects
+        await file.sync()
+        assert store.body("k") == b""
+        file.close()
+
+
+@run_virtual
+async def test_a_write_takes_no_checkpoint_when_there_is_room() -> None:
+    async with storage_on(MemoryStore()) as storage:
+        file = created(storage)
+        with trio.testing.assert_no_checkpoints():
+            await file.write(0, bytes(128 * KIB))
+            await file.write(10, b"x")
+            assert bytes(await file.read(9, 3)) == b"\0x\0"
+        await file.sync()
+        file.close()
+
+
+@run_virtual
+async def test_cached_bytes_are_read_without_a_checkpoint_or_a_copy() -> None:
+    store = MemoryStore()
+    store.place("k", pattern(1000))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.validate_for_reading()
+        with trio.testing.assert_no_checkpoints():
+            view = await file.read(0, 4096)
+        assert isinstance(view, memoryview)
+        assert view == pattern(1000)
+        assert store.counts == {"get": 1}
+        file.close()
+
+
+@run_virtual
+async def test_an_overwritten_object_stays_until_the_flush_after_a_write() -> None:
+    store = MemoryStore()
+    store.place("k", b"old content")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.overwrite()
+        assert file.size == 0
+        await file.flush()
+        assert store.body("k") == b"old content"
+        store.place("k", b"another client's")
+        await file.write(0, b"new")
+        await file.flush()
+        assert store.body("k") == b"new", "O_TRUNC is unconditional"
+        file.close()
+
+
+@run_virtual
+async def test_append_and_edit_of_a_small_object_is_one_get_and_one_put() -> None:
+    store = MemoryStore()
+    store.place("k", b"one two three", Headers(content_type="text/x-test"))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.validate_for_writing()
+        await file.write(13, b" four")
+        await file.write(0, b"ONE")
+        assert bytes(await file.read(0, 100)) == b"ONE two three four"
+        await file.sync()
+        assert store.body("k") == b"ONE two three four"
+        assert store.objects["k"].headers.content_type == "text/x-test"
+        assert store.counts == {"head": 1, "get": 1, "put": 1}
+        file.close()
+
+
+@run_virtual
+async def test_sparse_writes_and_truncates_read_as_zeros() -> None:
+    store = MemoryStore()
+    store.place("k", b"x" * 100)
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.truncate(10)
+        await file.truncate(20)
+        await file.write(30, b"end")
+        expected = b"x" * 10 + bytes(20) + b"end"
+        assert bytes(await file.read(0, 100)) == expected
+        await file.sync()
+        assert store.body("k") == expected
+        assert bytes(await file.read(0, 100)) == expected
+        file.close()
+
+
+@run_virtual
+async def test_truncate_alone_is_dirty_and_needs_no_read_of_what_is_cut() -> None:
+    store = MemoryStore()
+    store.place("k", b"x" * 1000)
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.truncate(0)
+        assert file.dirty
+        await file.flush()
+        assert store.body("k") == b""
+        assert store.counts == {"put": 1}
+        file.close()
+
+
+# validation
+
+
+@run_virtual
+async def test_open_sees_another_version_or_absence() -> None:
+    store = MemoryStore()
+    store.place("k", b"x")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.validate_for_reading()
+        assert (await file.validate_for_writing()).size == 1
+        store.place("k", b"yy")
+        for validate in (file.validate_for_reading, file.validate_for_writing):
+            with pytest.raises(Changed) as caught:
+                await validate()
+            assert caught.value.info is not None
+            assert caught.value.info.size == 2
+        store.remove("k")
+        for validate in (file.validate_for_reading, file.validate_for_writing):
+            with pytest.raises(Changed) as caught:
+                await validate()
+            assert caught.value.info is None
+        file.close()
+
+
+# conflicts and failures
+
+
+@run_virtual
+async def test_a_foreign_change_is_a_conflict_for_every_later_sync() -> None:
+    store = MemoryStore()
+    store.place("k", b"base")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"mine")
+        store.place("k", b"theirs")
+        for store_it in (file.flush, file.sync, file.flush):
+            with pytest.raises(Stale):
+                await store_it()
+        assert store.body("k") == b"theirs"
+        assert bytes(await file.read(0, 10)) == b"mine"
+        file.discard()
+        assert not file.dirty
+        file.close()
+
+
+@run_virtual
+async def test_two_creators_cannot_both_win() -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        first, second = created(storage), created(storage)
+        await first.write(0, b"1")
+        await second.write(0, b"2")
+        await first.flush()
+        with pytest.raises(Stale):
+            await second.flush()
+        assert store.body("k") == b"1"
+        first.close()
+        second.close()
+
+
+@run_virtual
+async def test_a_failed_sync_fails_until_one_succeeds() -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.write(0, b"data")
+        store.fail("put", Unavailable("down"), times=2)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await file.flush()
+            assert file.dirty
+        await file.flush()
+        assert store.body("k") == b"data"
+        file.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@run_virtual
+async def test_a_failing_part_fails_close_and_a_later_sync_succeeds(streamed: bool) -> None:
+    store = MemoryStore()
+    size = 3 * PART + 17
+    async with storage_on(store) as storage:
+        file = created(storage)
+        store.fail("upload_part", Unavailable("500"), times=6, skip=1)
+        if streamed:
+            await fill(file, size)
+        else:
+            await file.write(size - 1, b"z")
+        for _ in range(3 if streamed else 2):
+            with pytest.raises(Unavailable):
+                await file.flush()
+            if not store._faults:
+                break
+        store._faults.clear()
+        await file.flush()
+        assert store.body("k") == (filled(size) if streamed else bytes(size - 1) + b"z")
+        file.close()
+    assert not store.uploads
+
+
+@run_virtual
+async def test_a_lost_reply_is_no_conflict() -> None:
+    store = MemoryStore()
+    store.place("k", b"base")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"first")
+        store.fail("put", LostReply("?"), when="after")
+        with pytest.raises(LostReply):
+            await file.flush()
+        assert store.body("k") == b"first"
+        await file.write(5, b" second")
+        await file.flush()
+        assert store.body("k") == b"first second"
+        file.close()
+
+
+@run_virtual
+async def test_after_a_lost_reply_even_an_unconditional_upload_respects_what_is_there() -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.overwrite()
+        await file.write(0, b"mine")
+        store.fail("put", LostReply("?"), when="before")
+        with pytest.raises(LostReply):
+            await file.sync()
+        store.reset_counts()
+        await file.sync()
+        assert store.counts == {"head": 1, "put": 1}
+        assert store.body("k") == b"mine"
+        file.close()
+
+
+@run_virtual
+async def test_a_lost_completion_of_a_stream_is_found_again() -> None:
+    store = MemoryStore()
+    size = 4 * PART
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await fill(file, size)
+        store.fail("complete_upload", LostReply("?"), when="after")
+        with pytest.raises(LostReply):
+            await file.sync()
+        await file.sync()
+        assert store.body("k") == filled(size)
+        file.close()
+
+
+# large files
+
+
+@run_virtual
+async def test_a_growing_file_is_sent_while_it_is_written_and_published_by_close() -> None:
+    store = MemoryStore(latency_seconds=0.01)
+    size = 6 * PART + 1000
+    async with storage_on(store) as storage:
+        file = created(storage)
+        for offset in range(0, size, MIB):
+            await file.write(offset, pattern(MIB)[: min(MIB, size - offset)])
+            await trio.sleep(0.02)
+        assert store.counts["upload_part"] >= 5
+        assert "k" not in store.objects
+        await file.flush()
+        assert store.body("k") == filled(size, MIB)
+        assert store.counts["upload_part"] == 7
+        assert store.sent_bytes == size
+        file.close()
+    assert not store.uploads
+
+
+@run_virtual
+async def test_a_part_rewritten_before_completion_is_sent_again() -> None:
+    store = MemoryStore(latency_seconds=0.01)
+    size = 6 * PART
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await fill(file, size)
+        await trio.sleep(5)
+        await file.write(100, b"HEADER")
+        await file.write(2 * PART - 3, b"across")
+        await file.flush()
+        expected = bytearray(filled(size))
+        expected[100:106] = b"HEADER"
+        expected[2 * PART - 3 : 2 * PART + 3] = b"across"
+        assert store.body("k") == expected
+        file.close()
+
+
+@run_virtual
+async def test_parts_in_flight_that_are_rewritten_are_sent_again() -> None:
+    store = MemoryStore(latency_seconds=10)
+    size = 4 * PART
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await fill(file, size)
+        await trio.sleep(15)
+        assert store.counts["upload_part"] > 0
+        await fill(file, PART, start=PART // 2, step=4096)
+        expected = bytearray(filled(size))
+        expected[PART // 2 : PART // 2 + PART] = filled(PART, 4096)
+        await file.flush()
+        assert store.body("k") == expected
+        file.close()
+
+
+@run_virtual
+async def test_a_file_larger_than_staging_streams_through_it() -> None:
+    store = MemoryStore()
+
+    async def link(call: Call) -> None:
+        if call.operation == "upload_part":
+            await trio.sleep(call.size / (5 * MIB))
+
+    store.before = link
+    size = 128 * MIB
+    async with storage_on(store, limit=32 * MIB) as storage:
+        file = created(storage)
+        body = pattern(MIB)
+        for offset in range(0, size, MIB):
+            await file.write(offset, body)
+            assert storage.budget.live_bytes <= 32 * MIB
+        await file.flush()
+        assert store.body("k") == filled(size, MIB)
+        file.close()
+    assert store.sent_bytes == size
+
+
+@run_virtual
+async def test_going_back_to_dropped_bytes_is_an_error_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    async with storage_on(store, limit=32 * MIB) as storage:
+        file = created(storage)
+        await fill(file, 80 * MIB, step=MIB)
+        with pytest.raises(Lost):
+            await file.read(PART + 5, 10)
+        assert bytes(await file.read(5, 10)) == pattern(MIB)[5:15], "the first part stays"
+        with pytest.raises(Busy):
+            await file.rename("other", never)
+        with pytest.raises(StagingFull):
+            await file.write(2 * PART, b"x")
+        assert "--staging-limit" in caplog.text
+        for store_it in (file.flush, file.sync):
+            with pytest.raises(StagingFull):
+                await store_it()
+        assert "k" not in store.objects
+        await file.truncate(0)
+        await file.write(0, b"again")
+        await file.flush()
+        assert store.body("k") == b"again"
+        file.close()
+    assert not store.uploads
+
+
+@run_virtual
+async def test_a_file_that_cannot_stream_gets_enospc_and_its_space_comes_back() -> None:
+    store = MemoryStore()
+    store.place("k", bytes(40 * MIB))
+    async with storage_on(store, limit=32 * MIB) as storage:
+        file = opened(storage, store)
+        with pytest.raises(StagingFull):
+            await fill(file, 40 * MIB, step=MIB)
+        for store_it in (file.flush, file.sync, file.flush):
+            with pytest.raises(StagingFull):
+                await store_it()
+        assert store.body("k") == bytes(40 * MIB)
+        other = created(storage, "other")
+        await fill(other, 30 * MIB, step=MIB)
+        await other.flush()
+        assert store.body("other") == filled(30 * MIB, MIB)
+        file.discard()
+        file.close()
+        other.close()
+
+
+@run_virtual
+async def test_twenty_writers_through_little_staging_all_end() -> None:
+    store = MemoryStore()
+    link = trio.Lock()
+
+    async def send(call: Call) -> None:
+        if call.operation in ("upload_part", "put"):
+            async with link:
+                await trio.sleep(call.size / (5 * MIB))
+
+    store.before = send
+    outcomes: list[str] = []
+    async with storage_on(store, limit=64 * MIB) as storage:
+
+        async def write(number: int) -> None:
+            file = created(storage, f"k{number}")
+            try:
+                for offset in range(0, 24 * MIB, 128 * KIB):
+                    await file.write(offset, pattern(128 * KIB))
+                    await trio.sleep(0.001)
+                await file.flush()
+                assert store.body(file.key) == filled(24 * MIB)
+                outcomes.append("stored")
+            except StagingFull:
+                outcomes.append("full")
+                file.discard()
+            file.close()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(write, number)
+    assert len(outcomes) == 20
+    assert outcomes.count("stored") >= 2
+    assert not store.uploads
+
+
+@run_virtual
+async def test_an_edit_of_a_large_object_copies_the_rest_on_the_server() -> None:
+    store = MemoryStore()
+    size = 60 * MIB
+    store.place("k", filled(size))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(30 * MIB, b"edit")
+        await file.write(size, b"append")
+        await file.flush()
+        expected = bytearray(filled(size) + b"append")
+        expected[30 * MIB : 30 * MIB + 4] = b"edit"
+        assert store.body("k") == expected
+        assert store.sent_bytes <= 2 * PART
+        assert bytes(await file.read(30 * MIB - 2, 8)) == bytes(expected[30 * MIB - 2 : 30 * MIB + 6])
+        file.close()
+    assert not store.uploads
+
+
+@run_virtual
+async def test_fifty_random_edits_of_a_large_object() -> None:
+    import random
+
+    store = MemoryStore()
+    size = 100 * MIB
+    expected = bytearray(filled(size))
+    store.place("k", bytes(expected))
+    draw = random.Random(7)
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        for _ in range(50):
+            offset = draw.randrange(size - 5000)
+            data = draw.randbytes(draw.randrange(1, 5000))
+            await file.write(offset, data)
+            expected[offset : offset + len(data)] = data
+        await file.flush()
+        assert store.body("k") == expected
+        file.close()
+
+
+@run_virtual
+async def test_rewriting_the_same_ranges_for_ever_needs_no_more_staging() -> None:
+    store = MemoryStore()
+    async with storage_on(store, limit=20 * MIB) as storage:
+        file = created(storage)
+        for index in range(2000):
+            await file.write(index * 4096 % MIB, bytes([index % 256]) * 5000)
+            if index % 100 == 99:
+                await file.sync()
+        assert storage.budget.live_bytes <= 2 * MIB
+        await file.sync()
+        file.close()
+
+
+@run_virtual
+async def test_a_file_beyond_the_size_limit_is_refused_and_poisoned() -> None:
+    async with storage_on(MemoryStore(), file_size_max_bytes=1000) as storage:
+        file = created(storage)
+        await file.write(0, b"x")
+        with pytest.raises(FileTooBig):
+            await file.write(999, b"xx")
+        with pytest.raises(FileTooBig):
+            await file.flush()
+        assert isinstance(file.poisoned, FileTooBig)
+        file.discard()
+        file.close()
+
+
+# while an upload runs
+
+
+@run_virtual
+async def test_writes_during_an_upload_belong_to_the_next_epoch() -> None:
+    store = MemoryStore(latency_seconds=10)
+    async with storage_on(store) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        await file.write(0, b"first epoch")
+        nursery.start_soon(file.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        assert file.busy
+        await file.write(0, b"second")
+        await file.truncate(8)
+        assert bytes(await file.read(0, 20)) == b"secondep"
+        await file.flush()
+        assert store.body("k") == b"secondep"
+        assert store.counts["put"] == 2
+        file.close()
+
+
+@run_virtual
+async def test_flushes_that_arrive_together_share_uploads() -> None:
+    store = MemoryStore(latency_seconds=10)
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.write(0, b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(5):
+                nursery.start_soon(file.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            await file.write(1, b"y")
+            for _ in range(5):
+                nursery.start_soon(file.flush)
+        assert store.counts["put"] == 2
+        assert store.body("k") == b"xy"
+        file.close()
+
+
+@run_virtual
+async def test_a_flush_that_is_cancelled_leaves_the_file_dirty_and_those_who_wait_go_on() -> None:
+    store = MemoryStore(latency_seconds=10)
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await file.write(0, b"x")
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(1):
+                nursery.start_soon(file.flush)
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(file.flush)
+        assert store.body("k") == b"x"
+        file.close()
+
+
+@run_virtual
+async def test_writes_while_a_failing_upload_runs_are_kept_over_its_bytes() -> None:
+    store = MemoryStore(latency_seconds=10)
+    async with storage_on(store) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        await file.write(0, b"abcdefgh")
+        store.fail("put", Unavailable("down"))
+
+        async def failing() -> None:
+            with pytest.raises(Unavailable):
+                await file.flush()
+
+        nursery.start_soon(failing)
+        await trio.testing.wait_all_tasks_blocked()
+        await file.write(2, b"CD")
+        await file.truncate(6)
+        await trio.sleep(30)
+        assert bytes(await file.read(0, 20)) == b"abCDef"
+        await file.flush()
+        assert store.body("k") == b"abCDef"
+        file.close()
+
+
+# rename and unlink
+
+
+async def never(_: Version) -> Version:
+    raise AssertionError("nothing may be moved")
+
+
+@run_virtual
+async def test_rename_of_a_file_that_is_being_uploaded_sends_it_to_the_new_key_only() -> None:
+    store = MemoryStore(latency_seconds=10)
+    size = 4 * PART
+    async with storage_on(store) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        await fill(file, size)
+        nursery.start_soon(file.flush)
+        await trio.sleep(15)
+        await file.rename("new", never)
+        await file.write(0, b"!")
+        await trio.sleep(100)
+        await file.flush()
+        assert list(store.objects) == ["new"]
+        assert store.body("new") == b"!" + filled(size)[1:]
+        file.close()
+    assert not store.uploads
+
+
+@run_virtual
+async def test_a_completion_that_was_sent_is_awaited_by_rename() -> None:
+    store = MemoryStore(latency_seconds=10)
+    async with storage_on(store) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        await file.write(0, b"x")
+        nursery.start_soon(file.flush)
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def move(version: Version) -> Version:
+            stored = await store.copy(version.key, "new", source_etag=version.etag)
+            await store.delete(version.key)
+            return Version("new", stored.etag, version.size)
+
+        await file.rename("new", move)
+        assert list(store.objects) == ["new"]
+        await file.write(1, b"y")
+        await file.flush()
+        assert store.body("new") == b"xy"
+        file.close()
+
+
+@run_virtual
+async def test_an_unlinked_file_is_never_stored_and_stays_readable_and_writable() -> None:
+    store = MemoryStore()
+    store.place("k", b"content")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"C")
+        await file.unlink()
+        assert not store.objects
+        assert bytes(await file.read(0, 10)) == b"Content"
+        await file.write(7, b" more")
+        assert not file.dirty
+        await file.flush()
+        await file.sync()
+        assert bytes(await file.read(0, 20)) == b"Content more"
+        assert not store.objects
+        file.close()
+
+
+@pytest.mark.parametrize("size", [100, 4 * PART])
+@run_virtual
+async def test_unlink_during_an_upload_leaves_no_key_and_no_upload(size: int) -> None:
+    for moment in range(0, 60, 5):
+        store = MemoryStore(latency_seconds=10)
+        async with storage_on(store) as storage, trio.open_nursery() as nursery:
+            file = created(storage)
+            await fill(file, size)
+            nursery.start_soon(file.flush)
+            await trio.sleep(moment)
+            await file.unlink()
+            await trio.sleep(100)
+            assert not store.objects
+            file.close()
+        assert not store.uploads
+
+
+# reading
+
+
+@run_virtual
+async def test_a_sequential_reader_gets_everything_once_and_ahead() -> None:
+    store = MemoryStore(latency_seconds=0.05)
+    size = 60 * MIB
+    store.place("k", filled(size))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.validate_for_reading()
+        began = trio.current_time()
+        for offset in range(0, size, MIB):
+            assert await file.read(offset, MIB) == filled(MIB)
+        assert trio.current_time() - began < 10 * 0.05
+        assert store.received_bytes == size
+        assert store.counts["get"] < 25
+        file.close()
+
+
+@run_virtual
+async def test_a_random_reader_pays_for_blocks() -> None:
+    store = MemoryStore()
+    size = 60 * MIB
+    store.place("k", filled(size))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        for index in range(1, 30):
+            offset = index * 1_999_993 * 7 % (size - 4096)
+            assert await file.read(offset, 4096) == filled(size)[offset : offset + 4096]
+        assert store.received_bytes <= 30 * 2 * 128 * KIB
+        file.close()
+
+
+@run_virtual
+async def test_a_read_that_waits_while_the_base_is_replaced_by_our_own_sync_is_answered() -> None:
+    store = MemoryStore()
+    store.place("k", filled(2 * MIB))
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"new")
+        answers: list[bytes] = []
+
+        async def slow(call: Call) -> None:
+            if call.operation == "get" and call.start == MIB:
+                await trio.sleep(5)
+
+        await file.read(0, 2 * MIB)
+        storage.blocks.forget(file.base)  # type: ignore[arg-type]
+        store.before = slow
+
+        async def read() -> None:
+            answers.append(bytes(await file.read(MIB, 4096)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            await file.flush()
+        assert answers == [filled(2 * MIB)[MIB : MIB + 4096]]
+        file.close()

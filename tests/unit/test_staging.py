@@ -1,0 +1,220 @@
+"""The log that holds dirty bytes: places, memory and disk, holds, and who waits when it runs short."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3mount.config import MIB
+from s3mount.data.budget import Budget
+from s3mount.data.buffers import Buffers
+from s3mount.data.staging import CHUNK_BYTES, Staging, Tail
+from s3mount.errors import StagingFull
+from tests.running import run_trio, run_virtual
+
+KIB = 1024
+
+
+async def inline(call: Callable[[], None]) -> None:
+    await trio.lowlevel.checkpoint()
+    call()
+
+
+@asynccontextmanager
+async def staging(
+    directory: Path, *, limit: int = 64 * MIB, memory: int = 16 * MIB, real_threads: bool = False
+) -> AsyncIterator[Staging]:
+    async with trio.open_nursery() as nursery:
+        budget = Budget(limit, stall_seconds=30, reclaim=lambda _: None)
+        log = Staging(
+            nursery,
+            Buffers(idle_max_bytes=4 * MIB),
+            budget,
+            directory,
+            memory_bytes=memory,
+            segment_bytes=8 * MIB,
+            run_in_thread=trio.to_thread.run_sync if real_threads else inline,
+        )
+        yield log
+
+
+def content(log: Staging, places: list[tuple[int, int]]) -> bytes:
+    joined = bytearray()
+    for position, size in places:
+        part = bytearray(size)
+        assert log.copy(position, memoryview(part))
+        joined += part
+    return bytes(joined)
+
+
+@run_virtual
+async def test_bytes_come_back_and_freed_places_return_their_budget() -> None:
+    async with staging(Path("/nowhere")) as log:
+        tail = Tail()
+        data = bytes(range(256)) * 20 * KIB
+        places = list(log.append(memoryview(data), tail))
+        assert content(log, places) == data
+        assert log.budget.live_bytes == len(data)
+        log.free(places)
+        assert log.budget.live_bytes == 0
+        assert log.chunks == 0, "a file's own chunks go with its bytes"
+
+
+@run_virtual
+async def test_small_files_one_after_another_use_one_chunk() -> None:
+    async with staging(Path("/nowhere")) as log:
+        for _ in range(1000):
+            places = list(log.append(memoryview(bytes(16 * KIB)), Tail()))
+            log.free(places)
+        assert log.chunks == 1
+
+
+@run_virtual
+async def test_what_is_held_is_neither_rewritten_nor_freed() -> None:
+    async with staging(Path("/nowhere")) as log:
+        tail = Tail()
+        places = list(log.append(memoryview(b"x" * 1000), tail))
+        assert log.rewritable(*places[0])
+        hold = log.hold(places)
+        assert not log.rewritable(*places[0])
+        log.free(places)
+        assert log.budget.live_bytes == 1000
+        assert content(log, places) == b"x" * 1000
+        hold.release()
+        assert log.budget.live_bytes == 0
+
+
+@run_trio
+async def test_old_chunks_go_to_disk_when_memory_runs_out_and_the_disk_is_given_back(tmp_path: Path) -> None:
+    async with staging(tmp_path, memory=8 * MIB, real_threads=True) as log:
+        tail = Tail()
+        written = []
+        for index in range(40):
+            data = bytes([index]) * MIB
+            await log.wait_for_memory(len(data))
+            written.append((data, list(log.append(memoryview(data), tail))))
+            assert log.chunks_in_memory <= 8
+        assert not list(tmp_path.iterdir()), "segments have no names"
+        assert log._spill.slots_used >= 32
+        for data, places in written:
+            for position, size in places:
+                back = bytearray(size)
+                hold = log.hold([(position, size)])
+                await log.load(position, memoryview(back))
+                hold.release()
+                assert back == data[:size]
+        for _, places in written[::2] + written[1::2]:
+            log.free(places)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (log.chunks, log._spill.slots_used, log._spill._fds) == (0, 0, {})
+
+
+@run_trio
+async def test_a_disk_that_is_full_refuses_the_write_that_needs_it() -> None:
+    async with staging(Path("/nowhere/at/all"), memory=8 * MIB) as log:
+        tail = Tail()
+        with pytest.raises(StagingFull):
+            for _ in range(20):
+                await log.wait_for_memory(CHUNK_BYTES)
+                list(log.append(memoryview(bytes(CHUNK_BYTES)), tail))
+
+
+@run_virtual
+async def test_below_three_quarters_nobody_waits() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
+    assert budget.roomy(75)
+    assert not budget.roomy(76)
+
+
+@run_virtual
+async def test_writers_get_what_uploads_free_in_turn() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
+    budget.used(80)
+    budget.will_free()
+    order: list[int] = []
+
+    async def write(number: int) -> None:
+        await budget.admit(10, lambda: None)
+        budget.used(10)
+        order.append(number)
+        budget.unreserve(10)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(write, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert order == []
+        for expected in range(1, 5):
+            budget.freed(10)
+            await trio.testing.wait_all_tasks_blocked()
+            assert order == list(range(expected))
+    assert budget.live_bytes == 80
+
+
+@run_virtual
+async def test_when_nothing_can_free_space_the_rest_is_used_and_then_refused() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
+    budget.used(80)
+    for _ in range(2):
+        await budget.admit(10, lambda: None)
+        budget.used(10)
+        budget.unreserve(10)
+    told: list[str] = []
+    with pytest.raises(StagingFull):
+        await budget.admit(1, lambda: told.append("no"))
+    assert told == ["no"]
+    assert (budget.live_bytes, budget.reserved_bytes) == (100, 0)
+
+
+@run_virtual
+async def test_a_writer_that_waits_longer_than_the_stall_deadline_is_refused() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
+    budget.used(95)
+    budget.will_free()
+    began = trio.current_time()
+    with pytest.raises(StagingFull):
+        await budget.admit(10, lambda: None)
+    assert trio.current_time() - began == 30
+
+
+@run_virtual
+async def test_a_cancelled_writer_leaves_the_line() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
+    budget.used(95)
+    budget.will_free()
+    with trio.move_on_after(1):
+        await budget.admit(10, lambda: None)
+    budget.freed(95)
+    assert budget.roomy(75)
+    assert budget.reserved_bytes == 0
+
+
+@run_virtual
+async def test_space_that_refused_writers_give_up_serves_those_behind_them() -> None:
+    victims = [60]
+
+    def reclaim(_: int) -> None:
+        if given_up and victims:
+            budget.freed(victims.pop())
+
+    given_up: list[bool] = []
+    budget = Budget(100, stall_seconds=30, reclaim=reclaim)
+    budget.used(95)
+    outcomes: list[str] = []
+
+    async def write() -> None:
+        try:
+            await budget.admit(10, lambda: given_up.append(True))
+        except StagingFull:
+            outcomes.append("refused")
+        else:
+            budget.used(10)
+            budget.unreserve(10)
+            outcomes.append("written")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(write)
+    assert sorted(outcomes) == ["refused", "written", "written"]
