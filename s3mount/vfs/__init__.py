@@ -1,0 +1,1 @@
+"""What a bucket looks like as a file system: here and only here."""

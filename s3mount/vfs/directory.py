@@ -1,0 +1,367 @@
+"""What this mount knows of directories' contents: spans of listings, how long they are believed, how own changes
+enter.
+
+Synchronous; knows neither requests nor inodes. A `Span` is what one LIST page told of the slots `(start, stop]` (see
+`keys`). Invariants: the pages of a directory do not overlap and come from walks, each read in order, so they know
+both keys of every name in their range; windows were read from the middle and have `holes`, names they cannot tell of.
+Everything own that changes a name goes through `note` in the same step as the dentry, and into the overlay of every
+request under way, so that an answer that was on its way is corrected when it arrives. Listings are forgotten least
+recently used first, by names held in all.
+"""
+
+from bisect import bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import trio
+
+from s3mount.store.base import Listed
+from s3mount.vfs.keys import BEGIN, END, LOCAL, TWIN_SUFFIX, Entry, just_before, slot
+
+WINDOWS_MAX = 4
+REMOVED_MAX = 10_000
+HITS_WORTH_A_PAGE = 16
+"""A lookup window that answered so many lookups shows that somebody asks for names in order."""
+
+
+class Step(NamedTuple):
+    """Where a walk goes on: after which slot, with which token of the store, and the files that the page before left
+    open."""
+
+    start: str
+    token: str | None
+    carry: dict[str, Listed]
+
+
+FIRST_STEP = Step(BEGIN, None, {})
+
+
+class Span:
+    """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them."""
+
+    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "start", "stop", "token")
+
+    def __init__(
+        self,
+        start: str,
+        stop: str,
+        entries: dict[str, Entry],
+        *,
+        fetched: float,
+        token: str | None = None,
+        carry: dict[str, Listed] | None = None,
+        holes: frozenset[str] = frozenset(),
+    ) -> None:
+        self.start = start
+        self.stop = stop
+        self.entries = entries
+        self.fetched = fetched
+        self.token = token
+        self.carry: dict[str, Listed] = {} if carry is None else carry
+        self.holes = holes
+        self.hits = 0
+        self._order: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Span ({self.start!r}, {self.stop[:20]!r}] {len(self.entries)} names>"
+
+    @property
+    def next(self) -> Step:
+        return Step(self.stop, self.token, self.carry)
+
+    def tells_of(self, name: str, position: str) -> bool:
+        if not self.start < position <= self.stop:
+            return False
+        # A window began behind files that it has not seen, and behind those that stand under a suffix now.
+        return not self.holes or (name not in self.holes and not name.endswith(TWIN_SUFFIX))
+
+    def put(self, name: str, entry: Entry | None) -> int:
+        """Take over an own change; returns by how many names the span grew."""
+        if name in self.holes:
+            self.holes -= {name}
+        before = len(self.entries)
+        if entry is None:
+            self.entries.pop(name, None)
+        else:
+            self.entries[name] = entry
+        if len(self.entries) != before:
+            self._order = None
+        return len(self.entries) - before
+
+    def after(self, position: str) -> list[str]:
+        """The slots that follow `position`, in order."""
+        if self._order is None:
+            self._order = sorted(map(slot, self.entries))
+        first = bisect_right(self._order, position)
+        return self._order[first:] if first else self._order
+
+
+class Directory:
+    """The contents of one directory, as far as they are known, and what decides how to ask for more.
+
+    The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays
+    of requests under way, `local` (names whose files were created here and are not in the bucket yet), `marker`
+    (None: not known), `opened` handles and since when, misses within the running lifetime, and the event of a page
+    being fetched for lookups.
+    """
+
+    __slots__ = (
+        "_overlays",
+        "fetching",
+        "listings",
+        "local",
+        "marker",
+        "miss_count",
+        "miss_since",
+        "opened",
+        "opened_since",
+        "pages",
+        "prefix",
+        "reading",
+        "removed",
+        "windows",
+    )
+
+    def __init__(self, prefix: str, listings: "Listings") -> None:
+        self.prefix = prefix
+        self.listings = listings
+        self.pages: list[Span] = []
+        self.windows: list[Span] = []
+        self.reading: dict[int, Span] = {}
+        self.local: set[str] = set()
+        self.marker: bool | None = None
+        self.removed = False
+        self.opened = 0
+        self.opened_since = 0.0
+        self.miss_count = 0
+        self.miss_since = 0.0
+        self.fetching: trio.Event | None = None
+        self._overlays: dict[int, dict[str, Entry | None]] = {}
+
+    # what is known
+
+    def until(self, span: Span) -> float:
+        """Up to when the span is believed: its lifetime, or a walk's while a handle holds the directory open."""
+        ttl = self.listings.ttl_seconds
+        if self.opened and self.opened_since <= span.fetched + ttl:
+            return span.fetched + max(ttl, self.listings.walk_ttl_seconds)
+        return span.fetched + ttl
+
+    def find(self, name: str, now: float) -> tuple[Entry | None, float] | None:
+        """The entry (None: there is none) and until when that holds; None when nothing fresh tells of the name."""
+        position = slot(name)
+        pages = self.pages
+        if pages:
+            index = bisect_right(pages, position, key=_start) - 1
+            # a span does not contain its start
+            if index >= 0 and pages[index].start == position:
+                index -= 1
+            if index >= 0:
+                span = pages[index]
+                if span.tells_of(name, position):
+                    self.listings.touch(span)
+                    if (answer := self._answer(span, name, now)) is not None:
+                        return answer
+        for span in self.windows:
+            if span.tells_of(name, position) and (answer := self._answer(span, name, now)) is not None:
+                span.hits += 1
+                return answer
+        return None
+
+    def _answer(self, span: Span, name: str, now: float) -> tuple[Entry | None, float] | None:
+        entry = span.entries.get(name)
+        until = self.until(span) if entry is not None else span.fetched + self.listings.negative_ttl_seconds
+        return (entry, until) if until > now else None
+
+    def page_after(self, position: str, started: float, now: float) -> Span | None:
+        """The page that continues a reading at `position` which began at `started`, if it is fresh for that reading."""
+        index = bisect_right(self.pages, position, key=_start) - 1
+        if index < 0:
+            return None
+        span = self.pages[index]
+        if not position < span.stop:
+            return None
+        ttl = self.listings.ttl_seconds
+        if span.fetched + ttl < started or now >= span.fetched + max(ttl, self.listings.walk_ttl_seconds):
+            return None
+        self.listings.touch(span)
+        return span
+
+    def holds_other(self, name: str, now: float) -> bool | None:
+        """Whether there is an entry besides `name`; None when what is fresh does not tell."""
+        stop = BEGIN
+        for span in self.pages + self.windows:
+            if self.until(span) <= now:
+                continue
+            if len(span.entries) > 1 or (span.entries and name not in span.entries):
+                return True
+            if span.start == stop and not span.holes:
+                stop = span.stop
+        return False if stop == END else None
+
+    # how knowledge enters
+
+    def add_page(self, span: Span) -> None:
+        """Take over a page of a walk; what it overlaps was older."""
+        for old in [old for old in self.pages if old.start < span.stop and span.start < old.stop]:
+            self._drop(old)
+        insort(self.pages, span, key=_start)
+        self.listings.added(self, span)
+
+    def add_window(self, span: Span) -> None:
+        if len(self.windows) == WINDOWS_MAX:
+            self._drop(self.windows[0])
+        self.windows.append(span)
+        self.listings.added(self, span)
+
+    def note(self, name: str, entry: Entry | None, *, own: bool = True) -> None:
+        """Take over what is known of one name now: an own change, or (own=False) what an answer told."""
+        if own:
+            for overlay in self._overlays.values():
+                overlay[name] = entry
+        position = slot(name)
+        grown = 0
+        if self.pages:
+            first = max(bisect_right(self.pages, name, key=_start) - 1, 0)
+            for index in range(first, len(self.pages)):
+                span = self.pages[index]
+                if span.start >= position:
+                    break
+                if position <= span.stop:
+                    grown += span.put(name, entry)
+                elif name in span.carry or (isinstance(entry, Listed) and span.start < name <= span.stop):
+                    _put_carry(span.carry, name, entry)
+        for span in self.windows:
+            if span.start < position <= span.stop:
+                grown += span.put(name, entry)
+        for span in self.reading.values():
+            if span.start < position <= span.stop:
+                span.put(name, entry)  # of a page in `pages` for the second time, which changes nothing
+            elif name in span.carry:
+                _put_carry(span.carry, name, entry)
+        if grown:
+            self.listings.grew(grown)
+
+    @contextmanager
+    def overlay(self) -> Iterator[dict[str, Entry | None]]:
+        """Own changes from now on, for a request that may have been answered before them."""
+        changes: dict[str, Entry | None] = {}
+        self._overlays[id(changes)] = changes
+        try:
+            yield changes
+        finally:
+            del self._overlays[id(changes)]
+
+    def corrected(self, span: Span, changes: dict[str, Entry | None]) -> Span:
+        """The span with what only this mount knows: files that are not in the bucket yet, own changes meanwhile."""
+        for name in self.local:
+            if span.tells_of(name, slot(name)):
+                span.put(name, LOCAL)
+        for name, entry in changes.items():
+            position = slot(name)
+            if span.start < position <= span.stop:
+                span.put(name, entry)
+            elif name in span.carry:
+                _put_carry(span.carry, name, entry)
+        return span
+
+    def forget_all(self) -> None:
+        """Drop every span: after something that changed keys wholesale."""
+        for span in self.pages + self.windows:
+            self._drop(span)
+
+    def _drop(self, span: Span) -> None:
+        self.listings.dropped(self, span)
+
+    # when to ask for a page
+
+    def count_miss(self, now: float) -> int:
+        """How many lookups within one lifetime were not known, this one included."""
+        if now - self.miss_since > self.listings.ttl_seconds:
+            self.miss_since = now
+            self.miss_count = 0
+        self.miss_count += 1
+        return self.miss_count
+
+    def where_to_list(self, name: str, now: float) -> str | None:
+        """After which name a page should begin that tells of `name`; None when asking for the name alone is better.
+
+        The second miss within a lifetime gets a page from just before its name. If that page reached the directory's
+        end, and a name before it is asked for, the directory may be small: all of it is listed; so is one that was
+        known to fit in a page. Otherwise pages are worth their while only for somebody who asks for names in order.
+        """
+        misses = self.count_miss(now)
+        if misses < 2:
+            return None
+        if self.pages and self.pages[0].start == BEGIN and self.pages[0].stop == END:
+            return BEGIN
+        fresh = [window for window in self.windows if self.until(window) > now]
+        if misses == 2 or (not fresh and not self.pages):
+            return just_before(name)
+        if any(window.stop == END for window in fresh):
+            return None if any(page.start == BEGIN and self.until(page) > now for page in self.pages) else BEGIN
+        if any(window.hits >= HITS_WORTH_A_PAGE and window.stop < slot(name) for window in fresh[-1:]):
+            return just_before(name)
+        return None
+
+
+class Listings:
+    """All directories' spans, the limit on the names they hold together, and the prefixes removed here.
+
+    The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
+    mount removed, with the time when they were last known to be without keys; some stores go on listing them.
+    """
+
+    def __init__(
+        self, *, names_max: int, ttl_seconds: float, negative_ttl_seconds: float, walk_ttl_seconds: float
+    ) -> None:
+        self.names_max = names_max
+        self.ttl_seconds = ttl_seconds
+        self.negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
+        self.walk_ttl_seconds = walk_ttl_seconds
+        self.names = 0
+        self.removed: OrderedDict[str, float] = OrderedDict()
+        self._used: OrderedDict[int, tuple[Directory, Span]] = OrderedDict()
+
+    def touch(self, span: Span) -> None:
+        self._used.move_to_end(id(span))
+
+    def added(self, directory: Directory, span: Span) -> None:
+        self._used[id(span)] = (directory, span)
+        # a span counts for itself too, or a walk over empty directories would have no limit
+        self.grew(len(span.entries) + 1)
+
+    def grew(self, names: int) -> None:
+        self.names += names
+        while self.names > self.names_max and len(self._used) > 1:
+            directory, span = next(iter(self._used.values()))
+            self.dropped(directory, span)
+
+    def dropped(self, directory: Directory, span: Span) -> None:
+        if self._used.pop(id(span), None) is None:
+            return
+        self.names -= len(span.entries) + 1
+        spans = directory.pages if span in directory.pages else directory.windows
+        spans.remove(span)
+
+    def prefix_removed(self, prefix: str, now: float) -> None:
+        self.removed[prefix] = now
+        self.removed.move_to_end(prefix)
+        if len(self.removed) > REMOVED_MAX:
+            self.removed.popitem(last=False)
+
+    def prefix_exists(self, prefix: str) -> None:
+        self.removed.pop(prefix, None)
+
+
+def _start(span: Span) -> str:
+    return span.start
+
+
+def _put_carry(carry: dict[str, Listed], name: str, entry: Entry | None) -> None:
+    if isinstance(entry, Listed):
+        carry[name] = entry
+    else:
+        carry.pop(name, None)

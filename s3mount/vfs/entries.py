@@ -1,0 +1,189 @@
+"""Names that come and go: create, mknod, mkdir, unlink, rmdir.
+
+No state. The kernel holds the directory for the whole handler and has looked the name up; what it was told is not
+asked again. Each change of the bucket is followed, with no checkpoint between, by the change of dentries and
+listings.
+"""
+
+import os
+import stat
+
+import trio
+
+from s3mount.data.file import File
+from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty
+from s3mount.store.base import Headers
+from s3mount.vfs.attributes import Caller, Fh
+from s3mount.vfs.directory import Span
+from s3mount.vfs.handles import Handles
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
+from s3mount.vfs.lookup import known, require
+from s3mount.vfs.mediatypes import content_type
+from s3mount.vfs.tree import Tree
+
+KEYS_BESIDE = 3
+"""The marker, the entry that is about to go, and one that stays."""
+NOT_EMPTY_KEYS = 2
+"""The marker and one more key: enough to see that a directory is not empty."""
+
+
+async def create(
+    tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
+) -> tuple[Fh, Inode]:
+    """Create and open a regular file; nothing is sent. Whether it exists is known from the lookup before."""
+    tree.check_writable()
+    text = new_name(name)
+    key = tree.check_new(parent, text)
+    found = known(tree, parent, text, trio.current_time())
+    if found is not None and found[0] is not None:
+        if flags & os.O_EXCL:
+            raise Exists(found[0].path)
+        return await handles.open(found[0], flags), found[0]
+    inode, file = _make(tree, handles, parent, text, key, mode, caller)
+    fh = handles.add_created(inode, flags)
+    if flags & os.O_TRUNC and not flags & os.O_EXCL:
+        await file.overwrite()
+    return fh, inode
+
+
+async def mknod(tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: int, caller: Caller) -> Inode:
+    """Create a regular file without opening it: it is stored before the answer, and its lookup counted."""
+    fh, inode = await create(tree, handles, parent, name, mode, os.O_WRONLY | os.O_EXCL, caller)
+    inode.lookups += 1
+    try:
+        await handles.fsync(fh)
+    except BaseException:
+        inode.lookups -= 1
+        raise
+    finally:
+        await handles.release(fh)
+    return inode
+
+
+def _make(
+    tree: Tree, handles: Handles, parent: Inode, name: str, key: str, mode: int, caller: Caller
+) -> tuple[Inode, File]:
+    inode = tree.inodes.bind_created(parent, name)
+    file = handles.make_created(inode, key, Headers(content_type=content_type(name)))
+    own(tree, parent, inode, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    tree.note(parent, name, LOCAL)
+    tree.touched(parent)
+    return inode, file
+
+
+def own(tree: Tree, parent: Inode, inode: Inode, mode: int, caller: Caller) -> None:
+    """Give a new inode the mode and owner it was created with; below a setgid directory the directory's group."""
+    state = inode.own
+    state.uid, state.gid = caller.uid, caller.gid
+    above = parent.state
+    if above is not None and above.mode is not None and above.mode & stat.S_ISGID:
+        state.gid = tree.config.gid if above.gid is None else above.gid
+        if stat.S_ISDIR(mode):
+            mode |= stat.S_ISGID
+    state.mode = mode
+    state.mtime_ns = state.ctime_ns = state.atime_ns = tree.wall_ns()
+
+
+async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Caller) -> Inode:
+    """Write the marker of a new directory."""
+    tree.check_writable()
+    text = new_name(name)
+    key = tree.check_new(parent, text, "/")
+    started = trio.current_time()
+    found = known(tree, parent, text, started)
+    if found is not None and found[0] is not None:
+        raise Exists(found[0].path)
+    await tree.store.put(key, (), DIRECTORY_HEADERS)
+    tree.note(parent, text, DIRECTORY)
+    tree.exists(key)
+    tree.touched(parent)
+    inode = tree.inodes.bind_directory(parent, text, started + tree.config.metadata_ttl_seconds)
+    directory = inode.contents
+    directory.marker = True
+    if not directory.pages:
+        # The name was absent a moment ago, so nothing is in there but what comes through us.
+        directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
+    own(tree, parent, inode, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+    return inode
+
+
+async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
+    """Remove a file; one that is open becomes an orphan."""
+    tree.check_writable()
+    text = old_name(name)
+    inode = await require(tree, parent, text)
+    if inode.children is not None:
+        raise IsADirectory(inode.path)
+    await keep_directory(tree, parent, text)
+    state = inode.state
+    if state is not None and state.file is not None:
+        await state.file.unlink()
+    elif inode.known is not None:
+        await tree.store.delete(inode.known.key)
+    gone(tree, parent, text, inode)
+
+
+def gone(tree: Tree, parent: Inode, name: str, inode: Inode) -> None:
+    """The name leads nowhere any more."""
+    inode.own.ctime_ns = tree.wall_ns()
+    tree.inodes.detach(inode)
+    tree.note(parent, name, None)
+    tree.touched(parent)
+
+
+async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
+    """Remove an empty directory: nothing but its marker may lie below, and that must be a marker of no bytes."""
+    tree.check_writable()
+    text = old_name(name)
+    inode = await require(tree, parent, text)
+    directory = inode.contents
+    await check_empty(tree, inode)
+    await keep_directory(tree, parent, text)
+    if directory.marker:
+        await tree.store.delete(directory.prefix)
+    directory.removed = True
+    tree.listings.prefix_removed(directory.prefix, trio.current_time())
+    directory.forget_all()
+    gone(tree, parent, text, inode)
+    _uncover_twin(parent, text)
+
+
+async def check_empty(tree: Tree, inode: Inode) -> None:
+    """Raises NotEmpty, also for keys below that are hidden; learns whether there is a marker."""
+    directory = inode.contents
+    if inode.children is None:
+        raise NotADirectory(inode.path)
+    if not directory.local:
+        page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS)
+        if all(listed.key == directory.prefix and listed.size == 0 for listed in page.objects):
+            directory.marker = bool(page.objects)
+            if not directory.local:
+                return
+    raise NotEmpty(inode.path)
+
+
+async def keep_directory(tree: Tree, parent: Inode, name: str) -> None:
+    """Write the marker of an implicit directory whose last entry is about to go: directories do not vanish."""
+    directory = parent.contents
+    if directory.marker:
+        return
+    others = directory.holds_other(name, trio.current_time())
+    if others:
+        return
+    if others is None or directory.marker is None:
+        page = await tree.store.list_page(directory.prefix, max_keys=KEYS_BESIDE)
+        directory.marker = any(listed.key == directory.prefix for listed in page.objects)
+        below = directory.prefix + name
+        if directory.marker or any(listed.key not in (below, below + "/") for listed in page.objects):
+            return
+    await tree.store.put(directory.prefix, (), DIRECTORY_HEADERS)
+    directory.marker = True
+
+
+def _uncover_twin(parent: Inode, name: str) -> None:
+    """A file that stood behind the directory under another name is asked for again, by its own."""
+    directory = parent.contents
+    found = directory.find(name + TWIN_SUFFIX, trio.current_time())
+    if found is not None and found[0] is not None:
+        directory.forget_all()

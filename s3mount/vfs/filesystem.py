@@ -1,0 +1,202 @@
+"""The POSIX operations on inodes: what `fuse.py` calls, one method per request.
+
+A façade: each operation checks what it was given and hands over to the file of its concept (lookup, entries, rename,
+handles, reading). Raises the classes of `errors`; knows no errno and nothing of pyfuse3. Handlers may run at the same
+time: every change of dentries and listings happens in one step with no checkpoint inside, after its request was
+answered.
+"""
+
+import stat
+import time
+from collections.abc import Callable, Sequence
+
+import trio
+
+from s3mount.config import Config
+from s3mount.data.storage import Storage
+from s3mount.errors import IsADirectory
+from s3mount.store.base import Buffer, ObjectStore
+from s3mount.vfs import entries
+from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
+from s3mount.vfs.directory import FIRST_STEP
+from s3mount.vfs.handles import Handles
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import check_key, decode
+from s3mount.vfs.lookup import resolve
+from s3mount.vfs.pages import fetch_page
+from s3mount.vfs.reading import Emit, Readings
+from s3mount.vfs.rename import rename
+from s3mount.vfs.tree import Tree
+
+STATFS = StatFs()
+
+
+class FileSystem:
+    """A bucket, or a prefix of it, as a POSIX file system."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        storage: Storage,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._tree = Tree(store, storage, config, nursery, wall_ns=wall_ns)
+        self._inodes = self._tree.inodes
+        self._handles = Handles(self._tree)
+        self._readings = Readings(self._tree)
+        self._negative_seconds = config.negative_ttl_seconds
+
+    async def start(self) -> None:
+        """List the root once: the first look at the mount costs nothing, and a store that refuses is found before."""
+        await fetch_page(self._tree, self._inodes.root.contents, FIRST_STEP)
+
+    # names
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """The attributes of a name, counted as a lookup; ino 0 when there is none. Raises NameTooLong."""
+        above = self._inodes.get(parent)
+        text = decode(name)
+        if text is None:
+            return absent(self._negative_seconds)
+        check_key(above.contents.prefix + text)
+        inode, until = await resolve(self._tree, above, text)
+        now = trio.current_time()
+        if inode is None:
+            return absent(min(max(until - now, 0.0), self._negative_seconds))
+        inode.lookups += 1
+        return self._tree.show(inode, self._tree.entry_seconds(until, now))
+
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
+        """The kernel dropped references. Raises nothing."""
+        for ino, count in counts:
+            self._inodes.forget(ino, count)
+
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Fh, Attributes]:
+        fh, inode = await entries.create(self._tree, self._handles, self._inodes.get(parent), name, mode, flags, caller)
+        return fh, self._counted(inode)
+
+    async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """A regular file; `mode` carries no other type."""
+        assert stat.S_IFMT(mode) in (0, stat.S_IFREG)
+        inode = await entries.mknod(self._tree, self._handles, self._inodes.get(parent), name, mode, caller)
+        return self._tree.shown(inode)
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        return self._counted(await entries.mkdir(self._tree, self._inodes.get(parent), name, mode, caller))
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        await entries.unlink(self._tree, self._inodes.get(parent), name)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        await entries.rmdir(self._tree, self._inodes.get(parent), name)
+
+    async def rename(
+        self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, *, no_replace: bool
+    ) -> None:
+        former, future = self._inodes.get(old_parent), self._inodes.get(new_parent)
+        await rename(self._tree, former, old_name, future, new_name, no_replace=no_replace)
+
+    # attributes
+
+    async def getattr(self, ino: int) -> Attributes:
+        """Out of memory, always: an inode is one version."""
+        return self._tree.shown(self._inodes.get(ino))
+
+    async def setattr(self, ino: int, changes: Changes, fh: int | None) -> Attributes:
+        """Change the size; mode, owner and times are kept with the inode while it lives."""
+        tree = self._tree
+        inode = self._inodes.get(ino)
+        tree.check_changeable()
+        if changes.size is not None:
+            if inode.children is not None:
+                raise IsADirectory(inode.path)
+            await self._handles.truncate(inode, changes.size, fh)
+        state = inode.own
+        if changes.mode is not None:
+            state.mode = stat.S_IFMT(tree.shown(inode).mode) | stat.S_IMODE(changes.mode)
+        if changes.uid is not None:
+            state.uid = changes.uid
+        if changes.gid is not None:
+            state.gid = changes.gid
+        if changes.atime_ns is not None:
+            state.atime_ns = changes.atime_ns
+        if changes.mtime_ns is not None:
+            state.mtime_ns = changes.mtime_ns
+        state.ctime_ns = tree.wall_ns() if changes.ctime_ns is None else changes.ctime_ns
+        return tree.shown(inode)
+
+    def statfs(self) -> StatFs:
+        return STATFS
+
+    def access(self, ino: int, mode: int, caller: Caller) -> bool:
+        shown = self._tree.shown(self._inodes.get(ino))
+        return may(shown.mode, shown.uid, shown.gid, caller, mode)
+
+    # files
+
+    async def open(self, ino: int, flags: int) -> Fh:
+        return await self._handles.open(self._inodes.get(ino), flags)
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        return await self._handles.read(fh, offset, size)
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        return await self._handles.write(fh, offset, data)
+
+    async def flush(self, fh: int) -> None:
+        await self._handles.flush(fh)
+
+    async def fsync(self, fh: int) -> None:
+        await self._handles.fsync(fh)
+
+    async def release(self, fh: int) -> None:
+        await self._handles.release(fh)
+
+    # directories
+
+    async def opendir(self, ino: int) -> Fh:
+        return self._readings.open(self._inodes.get(ino), self._handles.number())
+
+    async def readdir(self, fh: int, start_id: int, emit: Emit) -> None:
+        await self._readings.read(fh, start_id, emit)
+
+    def releasedir(self, fh: int) -> None:
+        self._readings.close(fh)
+
+    async def fsyncdir(self, fh: int) -> None:
+        """Names are in the bucket when the call that made them returns."""
+        self._readings.get(fh)
+
+    # the mount's life
+
+    def refuse_new_writers(self) -> None:
+        """From now on opening for writing and creating answer EROFS."""
+        self._tree.refuses_writers = True
+
+    def refuse_writes(self) -> None:
+        """From now on WRITE answers EIO."""
+        self._tree.refuses_writes = True
+
+    def last_write_seconds(self) -> float:
+        """When the last WRITE came, on trio's clock."""
+        return self._tree.last_write_seconds
+
+    def paths_open_for_writing(self) -> list[str]:
+        """Relative to the mount's root."""
+        return self._handles.paths_open_for_writing()
+
+    async def sync_all(self) -> list[str]:
+        """Store every dirty file; the paths of those that failed."""
+        return await self._handles.sync_all()
+
+    @property
+    def hidden_count(self) -> int:
+        """How many keys were met that cannot be paths, each time a listing met them."""
+        return self._tree.hidden_count
+
+    def _counted(self, inode: Inode) -> Attributes:
+        inode.lookups += 1
+        return self._tree.shown(inode)

@@ -1,0 +1,370 @@
+"""Open files: open as the first read, reads and writes through handles, which close stores what, and failed syncs.
+
+The state is the table of handles; what is known of an inode's file is in its `State`. Rules: every open of a clean
+file validates; a path that is held (`State.held`) is joined as it is. FLUSH of a handle opened for reading never
+syncs. The last RELEASE of any kind stores what is dirty. A failure that a call returned is told: the last RELEASE
+then discards. One that nobody was told keeps the bytes, within `KEPT_BYTES_MAX` for all files, and tries again in the
+background.
+"""
+
+import logging
+import os
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+from s3mount.config import GIB
+from s3mount.data.file import File
+from s3mount.data.version import Changed, Version
+from s3mount.errors import (
+    BadHandle,
+    FileSystemError,
+    IsADirectory,
+    KeyTooLong,
+    NoSuchBucket,
+    NotImplementedByStore,
+    PreconditionFailed,
+    S3MountError,
+    StoreError,
+    Unavailable,
+)
+from s3mount.store.base import Buffer, Headers, Listed, Stored
+from s3mount.vfs.attributes import Fh
+from s3mount.vfs.inodes import Inode, State
+from s3mount.vfs.keys import escaped
+from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+KEPT_BYTES_MAX = 1 * GIB
+RETRY_FIRST_SECONDS = 1.0
+RETRY_MAX_SECONDS = 60.0
+SYNCS_MAX = 32
+"""Files stored at the same time when the mount stops."""
+HOPELESS = (PreconditionFailed, KeyTooLong, NotImplementedByStore, NoSuchBucket, FileSystemError)
+"""Failures of a sync that no repetition heals."""
+
+
+class Handle(NamedTuple):
+    """One open file description."""
+
+    inode: Inode
+    writable: bool
+
+
+class Handles:
+    """The open files of a mount."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._handles: dict[int, Handle] = {}
+        self._serial = 0
+        self._kept_bytes = 0
+
+    def number(self) -> Fh:
+        """The next handle number, also for directories."""
+        self._serial += 1
+        return Fh(self._serial)
+
+    def get(self, fh: int) -> Handle:
+        """Raises BadHandle."""
+        handle = self._handles.get(fh)
+        if handle is None:
+            raise BadHandle(f"no handle {fh}")
+        return handle
+
+    async def open(self, inode: Inode, flags: int) -> Fh:
+        """Open a file: the first read of it. Raises Stale when the object is another version, once the new one is
+        remembered."""
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if inode.children is not None:
+            raise IsADirectory(inode.path)
+        if writable or flags & os.O_TRUNC:
+            self._tree.check_writable()
+        state = inode.own
+        if state.failing and not writable:
+            raise Unavailable(f"{inode.path}: its bytes wait to be stored")
+        state.handles += 1
+        try:
+            file = state.file
+            if file is None:
+                file = state.file = self._make_file(inode, state)
+            if flags & os.O_TRUNC:
+                await self._truncate(state, file)
+            elif not state.held and not _just_fetched(state):
+                if writable:
+                    await file.validate_for_writing()
+                else:
+                    await file.validate_for_reading()
+        except Changed as changed:
+            # A writer may have come meanwhile: its path keeps the inode.
+            if not state.held:
+                self._drop_handle(inode, state)
+                raise self._tree.remember(inode, changed.info) from changed
+        except BaseException:
+            self._drop_handle(inode, state)
+            raise
+        return self._add(inode, state, writable)
+
+    def add_created(self, inode: Inode, flags: int) -> Fh:
+        """The first handle of a file that was created here."""
+        state = inode.own
+        state.handles += 1
+        return self._add(inode, state, flags & os.O_ACCMODE != os.O_RDONLY)
+
+    def make_created(self, inode: Inode, key: str, headers: Headers) -> File:
+        """Give a new inode its file, which is not in the bucket yet."""
+        file = File(self._tree.storage, key, None, headers, on_stored=partial(self._stored, inode))
+        inode.own.file = file
+        return file
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        return await self._file(self.get(fh)).read(offset, size)
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        tree = self._tree
+        handle = self.get(fh)
+        if tree.refuses_writes:
+            raise FileSystemError("the mount is being stopped")
+        if not handle.writable:
+            raise BadHandle(f"{handle.inode.path}: not open for writing")
+        tree.last_write_seconds = trio.current_time()
+        written = await self._file(handle).write(offset, data)
+        state = handle.inode.own
+        state.mtime_ns = state.ctime_ns = tree.wall_ns()
+        return written
+
+    async def truncate(self, inode: Inode, size: int, fh: int | None) -> None:
+        """ftruncate(2), or truncate(2) by path, which stores the result unless that would send more than a part."""
+        if fh is not None:
+            await self._file(self.get(fh)).truncate(size)
+        else:
+            fh = await self.open(inode, os.O_WRONLY)
+            state, file = inode.own, self._file(self.get(fh))
+            try:
+                await self._truncate_stored(state, file, size)
+            except BaseException:
+                self._tree.background(self.release, fh)
+                raise
+            if file.dirty:
+                self._tree.background(self.release, fh)
+            else:
+                await self.release(fh)
+        inode.own.mtime_ns = inode.own.ctime_ns = self._tree.wall_ns()
+
+    async def _truncate_stored(self, state: State, file: File, size: int) -> None:
+        if size == file.size:
+            return
+        if size:
+            await file.truncate(size)
+        else:
+            await file.overwrite()
+        # Who has the file open for writing stores it; what he wrote so far is not for us to publish.
+        if state.writers == 1 and size <= self._tree.config.part_size_bytes:
+            await self._sync(state, file)
+
+    async def flush(self, fh: int) -> None:
+        """FLUSH, one per close(2) of a duplicate: stores what is dirty, by the rules of File, when the handle can
+        write."""
+        handle = self.get(fh)
+        if not handle.writable:
+            return
+        state = handle.inode.own
+        try:
+            await self._file(handle).flush()
+        except S3MountError:
+            state.told = True
+            raise
+
+    async def fsync(self, fh: int) -> None:
+        handle = self.get(fh)
+        await self._sync(handle.inode.own, self._file(handle))
+
+    async def release(self, fh: int) -> None:
+        """The last close of a handle. The kernel waits for no answer; the inode is held until its bytes are stored."""
+        handle = self._handles.pop(fh, None)
+        if handle is None:
+            raise BadHandle(f"no handle {fh}")
+        inode, state = handle.inode, handle.inode.own
+        state.handles -= 1
+        if handle.writable:
+            state.writers -= 1
+        if not state.handles and not state.closing:
+            await self._close_last(inode, state)
+
+    # for the mount's life
+
+    def paths_open_for_writing(self) -> list[str]:
+        """Relative paths of linked files that a handle can write, or that hold what is not stored."""
+        return sorted(
+            inode.path
+            for inode in self._tree.inodes
+            if inode.linked and inode.state is not None and (inode.state.writers or _unstored(inode.state))
+        )
+
+    async def sync_all(self) -> list[str]:
+        """Store every dirty file; the paths of those that failed."""
+        failed: list[str] = []
+        limit = trio.Semaphore(SYNCS_MAX)
+
+        async def store(inode: Inode, state: State, file: File) -> None:
+            async with limit:
+                try:
+                    await file.sync()
+                except S3MountError as error:
+                    state.told = True
+                    failed.append(inode.path)
+                    log.error("file not stored path=%s reason=%s", escaped(inode.path), error)
+
+        async with trio.open_nursery() as nursery:
+            for inode in self._tree.inodes:
+                state = inode.state
+                if state is not None and state.file is not None and inode.linked and _unstored(state):
+                    nursery.start_soon(store, inode, state, state.file)
+        return sorted(failed)
+
+    # inside
+
+    def _make_file(self, inode: Inode, state: State) -> File:
+        known = inode.known
+        assert known is not None, inode
+        base = Version(known.key, known.etag, known.size)
+        return File(self._tree.storage, known.key, base, state.headers, on_stored=partial(self._stored, inode))
+
+    async def _truncate(self, state: State, file: File) -> None:
+        """O_TRUNC: whatever version is there is replaced, but its headers survive."""
+        if not state.held and not _just_fetched(state):
+            try:
+                await file.validate_for_writing()
+            except Changed as changed:
+                if changed.info is not None:
+                    file.headers = changed.info.headers
+        await file.overwrite()
+        state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
+
+    def _add(self, inode: Inode, state: State, writable: bool) -> Fh:
+        if writable:
+            state.writers += 1
+        fh = self.number()
+        self._handles[fh] = Handle(inode, writable)
+        return fh
+
+    def _drop_handle(self, inode: Inode, state: State) -> None:
+        """Take back the handle of an open that failed."""
+        state.handles -= 1
+        if not state.handles and not state.held:
+            self._drop_file(inode, state)
+
+    def _file(self, handle: Handle) -> File:
+        file = handle.inode.own.file
+        assert file is not None, handle
+        return file
+
+    async def _sync(self, state: State, file: File) -> None:
+        try:
+            await file.sync()
+        except S3MountError:
+            state.told = True
+            raise
+        state.told = False
+
+    def _stored(self, inode: Inode, file: File, stored: Stored) -> None:
+        """The file's bytes are in the bucket: a new version of ours, the same inode."""
+        assert file.base is not None
+        state = inode.own
+        state.told = state.failing = False
+        state.unsure = True
+        listed = Listed(file.key, file.base.size, stored.etag, stored.last_modified_ns)
+        inode.known = listed
+        inode.fresh_until = trio.current_time() + self._tree.config.metadata_ttl_seconds
+        if inode.linked and inode.parent is not None:
+            self._tree.note(inode.parent, inode.name, listed)
+
+    async def _close_last(self, inode: Inode, state: State) -> None:
+        file = state.file
+        assert file is not None
+        state.closing = True
+        try:
+            # A handle may come and go while we store.
+            while not state.handles and inode.linked and _unstored(state):
+                if state.told or file.poisoned is not None:
+                    self._discard(inode, state, "a call had returned the failure")
+                    break
+                try:
+                    await file.sync()
+                except StoreError as error:
+                    self._keep(inode, state, file, error)
+                    break
+                except S3MountError as error:
+                    self._discard(inode, state, str(error))
+                    break
+        finally:
+            state.closing = False
+        if not state.handles and not state.failing:
+            self._drop_file(inode, state)
+
+    def _drop_file(self, inode: Inode, state: State) -> None:
+        if state.file is not None:
+            state.file.close()
+            state.file = None
+        state.told = False
+        state.headers = Headers()
+        self._tree.inodes.release(inode)
+
+    def _discard(self, inode: Inode, state: State, reason: str) -> None:
+        """Drop what could not be stored; the path gets a new inode, with the object that is there."""
+        file = state.file
+        assert file is not None
+        log.error("file content dropped path=%s bytes=%d reason=%s", escaped(inode.path), file.size, reason)
+        state.failing = False
+        file.discard()
+        parent = inode.parent
+        if inode.linked and parent is not None:
+            if file.base is None:
+                self._tree.note(parent, inode.name, None)
+            self._tree.inodes.detach(inode)
+
+    def _keep(self, inode: Inode, state: State, file: File, error: StoreError) -> None:
+        """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
+        if isinstance(error, HOPELESS) or self._kept_bytes + file.size > KEPT_BYTES_MAX:
+            self._discard(inode, state, str(error))
+        elif not state.failing:
+            log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
+            state.failing = True
+            self._tree.background(self._retry, inode, state, file)
+
+    async def _retry(self, inode: Inode, state: State, file: File) -> None:
+        kept = file.size
+        self._kept_bytes += kept
+        delay = RETRY_FIRST_SECONDS
+        try:
+            while True:
+                await trio.sleep(delay)
+                if not state.failing or not inode.linked:
+                    break
+                try:
+                    await file.sync()
+                except HOPELESS as error:
+                    self._discard(inode, state, str(error))
+                except StoreError:
+                    delay = min(delay * 2, RETRY_MAX_SECONDS)
+                    continue
+                log.info("file stored after all path=%s", escaped(inode.path))
+                break
+        finally:
+            self._kept_bytes -= kept
+        state.failing = False
+        if not state.handles and not state.closing and state.file is file:
+            self._drop_file(inode, state)
+
+
+def _just_fetched(state: State) -> bool:
+    """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other open."""
+    until, state.validated_until = state.validated_until, 0.0
+    return trio.current_time() < until
+
+
+def _unstored(state: State) -> bool:
+    file = state.file
+    return file is not None and (file.dirty or file.busy or file.base is None)

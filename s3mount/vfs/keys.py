@@ -1,0 +1,207 @@
+"""Names and keys: how one becomes the other, in which order they come, and what cannot be either.
+
+Knows nothing of inodes, requests or time; pure. Names are `bytes` at the kernel's edge and `str` inside; a key is the
+mount's prefix followed by components joined with '/'. A directory's prefix is its key with the '/' at its end ('' for
+a bucket's root).
+
+*Slots.* LIST sorts a directory by its key, so the file `a` comes before `a-b` and the directory `a/` after it,
+possibly pages later; yet they are one name. A listing is therefore read in the order of `name + '/'`, a name's slot:
+at that point of the stream both keys have been seen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from s3mount.config import NAME_MAX_BYTES, RESERVED, S3_KEY_MAX_BYTES
+from s3mount.errors import IllegalName, NameTooLong, NoEntry, NotPermitted
+from s3mount.store.base import Headers, Listed, Page
+
+DIRECTORY_HEADERS = Headers(content_type="application/x-directory")
+TWIN_SUFFIX = "~s3mount-file"
+"""Where the file of a key that is both file and directory stays reachable. It begins with a character above '/', so
+that its slot comes after the directory's, which is where a listing learns of the twin."""
+BEGIN = ""
+END = "\U0010ffff" * 64
+"""A slot above those of all names."""
+
+
+class Sentinel:
+    """An entry of a listing that is no object."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DIRECTORY = Sentinel("DIRECTORY")
+LOCAL = Sentinel("LOCAL")
+"""A file that was created here and is not in the bucket yet: its dentry knows it."""
+Entry = Listed | Sentinel
+
+
+def slot(name: str) -> str:
+    """Where a name stands in the order of a directory."""
+    return name + "/"
+
+
+def decode(name: bytes) -> str | None:
+    """The name as text; None when no key can have it, so that nothing of that name exists.
+
+    Raises NameTooLong, as a local file system does, before it is asked whether it exists.
+    """
+    if len(name) > NAME_MAX_BYTES:
+        raise NameTooLong(f"name of {len(name)} bytes")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def old_name(name: bytes) -> str:
+    """The text of a name that must exist. Raises NoEntry, NameTooLong."""
+    text = decode(name)
+    if text is None:
+        raise NoEntry(repr(name))
+    return text
+
+
+def new_name(name: bytes) -> str:
+    """The text of a name that is to be created. Raises NameTooLong, IllegalName, NotPermitted (reserved)."""
+    text = decode(name)
+    if text is None or not is_name(text):
+        raise IllegalName(f"cannot be a key: {name!r}")
+    if text.startswith(RESERVED):
+        raise NotPermitted(f"names that start with {RESERVED} are reserved: {name!r}")
+    return text
+
+
+def check_key(key: str) -> str:
+    """The key itself, if S3 can store it. Raises NameTooLong."""
+    if len(key) * 4 > S3_KEY_MAX_BYTES and len(key.encode()) > S3_KEY_MAX_BYTES:
+        raise NameTooLong(f"key of {len(key.encode())} bytes")
+    return key
+
+
+def is_name(component: str) -> bool:
+    """Whether a component of a key can be a name."""
+    if not component or component == "." or component == ".." or "\0" in component or "/" in component:
+        return False
+    return len(component) * 4 <= NAME_MAX_BYTES or len(component.encode("utf-8", "replace")) <= NAME_MAX_BYTES
+
+
+def is_reserved(name: str) -> bool:
+    return name.startswith(RESERVED)
+
+
+def escaped(key: str) -> str:
+    """A key or name for a log line: one ASCII word."""
+    return ascii(key)[1:-1].replace(" ", "\\x20")
+
+
+def just_before(name: str) -> str:
+    """A string below `name` with few names between: where a page that shall hold the name begins after it."""
+    last = ord(name[-1]) - 1
+    if last < 0x20:
+        return name[:-1]
+    return name[:-1] + chr(0xD7FF if 0xD800 <= last <= 0xDFFF else last) + "~"
+
+
+def hidden_behind(start: str) -> frozenset[str]:
+    """The names whose file key is not above `start` although their slot is: a page that starts there cannot tell of
+    them."""
+    return frozenset(start[:stop] for stop in range(1, len(start) + 1) if start[:stop] <= start < start[:stop] + "/")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one page tells of the slots `(start, stop]` of a directory.
+
+    `carry` are files whose slot lies beyond `stop`: the next page decides what they are. `hidden` are keys that
+    cannot be shown. `marker` is the directory's own marker when it was in the page.
+    """
+
+    stop: str
+    entries: dict[str, Entry]
+    carry: dict[str, Listed]
+    marker: Listed | None
+    hidden: tuple[str, ...]
+
+
+def read_page(prefix: str, page: Page, start: str, carry: dict[str, Listed]) -> Piece:
+    """Turn a page of the directory at `prefix` into entries by name. `carry` is what the page before left open."""
+    cut = len(prefix)
+    files = dict(carry)
+    hidden: list[str] = []
+    marker: Listed | None = None
+    last = ""
+    for listed in page.objects:
+        last = listed.key[cut:]
+        if not last:
+            marker = listed
+        elif is_name(last):
+            files[last] = listed
+        else:
+            hidden.append(listed.key)
+    directories: list[str] = []
+    for common in page.prefixes:
+        name = common[cut:-1]
+        if is_name(name):
+            directories.append(name)
+        else:
+            hidden.append(common)
+    if page.prefixes:
+        last = max(last, page.prefixes[-1][cut:])
+    # A page of rolled-up prefixes may not advance on its own; the position never moves back.
+    stop = END if page.token is None else max(last, start)
+    return Piece(stop, *_arrange(files, directories, start, stop, hidden), marker, tuple(hidden))
+
+
+def read_subtree(prefix: str, objects: Iterable[Listed]) -> Piece:
+    """The same from all keys below `prefix`, listed without a delimiter."""
+    cut = len(prefix)
+    files: dict[str, Listed] = {}
+    directories: dict[str, None] = {}
+    hidden: list[str] = []
+    marker: Listed | None = None
+    for listed in objects:
+        name, slash, _ = listed.key[cut:].partition("/")
+        if not name and not slash:
+            marker = listed
+        elif not is_name(name):
+            hidden.append(listed.key)
+        elif slash:
+            directories[name] = None
+        else:
+            files[name] = listed
+    return Piece(END, *_arrange(files, directories, BEGIN, END, hidden), marker, tuple(hidden))
+
+
+def _arrange(
+    files: dict[str, Listed], directories: Iterable[str], start: str, stop: str, hidden: list[str]
+) -> tuple[dict[str, Entry], dict[str, Listed]]:
+    """Names to entries within `(start, stop]`, and the files that lie beyond."""
+    entries: dict[str, Entry] = {}
+    carry: dict[str, Listed] = {}
+    for name in directories:
+        if is_reserved(name):
+            continue
+        twin = files.pop(name, None)
+        if twin is not None:
+            if name + TWIN_SUFFIX in files or not is_name(name + TWIN_SUFFIX):
+                hidden.append(twin.key)
+            else:
+                files[name + TWIN_SUFFIX] = twin
+        if start < name + "/":
+            entries[name] = DIRECTORY
+    for name, listed in files.items():
+        if is_reserved(name):
+            continue
+        if name + "/" > stop:
+            carry[name] = listed
+        elif start < name + "/":
+            entries[name] = listed
+    return entries, carry

@@ -1,0 +1,168 @@
+"""From a name in a directory to its inode: out of what is known, or by asking the store once.
+
+One round trip: HEAD of the key and LIST below it together, for a name may be both; or one LIST page of the parent,
+when names of it are asked for repeatedly. Only NotFound is an absence; every other failure is raised (an error is
+never an answer).
+"""
+
+from dataclasses import dataclass
+
+import trio
+
+from s3mount.config import S3_KEY_MAX_BYTES
+from s3mount.errors import NoEntry, NotFound, S3MountError
+from s3mount.store.base import Listed, ObjectInfo, Page
+from s3mount.vfs.directory import Span
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name, is_reserved, read_subtree
+from s3mount.vfs.pages import list_around
+from s3mount.vfs.tree import Tree
+
+PROBE_KEYS = 10
+"""How many keys below a name are asked for: enough to know small directories whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the store said of a key: the object there, and the keys below it when there are any."""
+
+    file: Listed | None
+    below: Page | None
+
+    @property
+    def exists(self) -> bool:
+        return self.file is not None or self.below is not None
+
+
+async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
+    """The name's inode, or None, and until when that is believed. Raises what the store raises, but for NotFound."""
+    directory = parent.contents
+    now = trio.current_time()
+    found = known(tree, parent, name, now)
+    if found is not None:
+        return found
+    if directory.removed or not is_name(name) or is_reserved(name):
+        return None, now + tree.config.negative_ttl_seconds
+    if directory.fetching is not None:
+        directory.count_miss(now)
+        await directory.fetching.wait()
+    else:
+        after = directory.where_to_list(name, now)
+        if after is None:
+            return await _ask(tree, parent, name)
+        await list_around(tree, directory, after)
+    # One page is waited for, not a series of them: what it did not tell is asked for by name.
+    return known(tree, parent, name, trio.current_time()) or await _ask(tree, parent, name)
+
+
+def known(tree: Tree, parent: Inode, name: str, now: float) -> tuple[Inode | None, float] | None:
+    """The answer out of memory; None when the store must be asked."""
+    child = parent.dentries.get(name)
+    if child is not None:
+        if child.state is not None and child.state.held:
+            return child, now + tree.config.metadata_ttl_seconds
+        if child.fresh_until > now:
+            return child, child.fresh_until
+    recalled = tree.recall(parent, name, now)
+    if recalled is not None:
+        return recalled, recalled.fresh_until
+    found = parent.contents.find(name, now)
+    if found is None:
+        return None
+    entry, until = found
+    if entry is not None:
+        return tree.adopt(parent, name, entry), until
+    if child is not None:
+        tree.inodes.detach(child)
+    return None, until
+
+
+async def require(tree: Tree, parent: Inode, name: str) -> Inode:
+    """The inode of a name that must exist. Raises NoEntry."""
+    inode, _ = await resolve(tree, parent, name)
+    if inode is None:
+        raise NoEntry(f"{parent.path}/{name}")
+    return inode
+
+
+async def ask_store(tree: Tree, key: str) -> Answer:
+    """HEAD and LIST at once. A failure of either is raised, unless the LIST alone settles the question."""
+    head: ObjectInfo | S3MountError | None = None
+    page: Page | None = None
+    failure: S3MountError | None = None
+
+    async def ask_head() -> None:
+        nonlocal head
+        try:
+            head = await tree.store.head(key)
+        except NotFound:
+            head = None
+        except S3MountError as error:
+            head = error
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_head)
+        if len(key.encode()) < S3_KEY_MAX_BYTES:
+            try:
+                page = await tree.store.list_page(key + "/", max_keys=PROBE_KEYS)
+            except S3MountError as error:
+                failure = error
+    if failure is not None:
+        raise failure
+    below = page if page is not None and page.objects else None
+    if isinstance(head, ObjectInfo):
+        return Answer(Listed(key, head.size, head.etag, head.last_modified_ns), below)
+    if head is not None and below is None:
+        raise head
+    return Answer(None, below)
+
+
+async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
+    directory = parent.contents
+    prefix = directory.prefix + name
+    changes_before = tree.changes
+    asked = trio.current_time()
+    with directory.overlay() as changes:
+        answer = await ask_store(tree, prefix)
+        entry: Entry | None = answer.file
+        if answer.below is not None:
+            tree.exists(prefix + "/")
+            entry = DIRECTORY
+            twin = name + TWIN_SUFFIX
+            if answer.file is not None and is_name(twin) and twin not in changes:
+                directory.note(twin, answer.file, own=False)
+        elif entry is None and name.endswith(TWIN_SUFFIX) and name != TWIN_SUFFIX:
+            behind = await ask_store(tree, prefix[: -len(TWIN_SUFFIX)])
+            entry = behind.file if behind.below is not None else None
+        if name in changes:
+            entry = changes[name]
+        else:
+            directory.note(name, entry, own=False)
+    until = asked + tree.config.metadata_ttl_seconds
+    if entry is None:
+        child = parent.dentries.get(name)
+        if child is not None and not child.held:
+            tree.inodes.detach(child)
+        elif child is not None:
+            return child, until
+        return None, until
+    inode = tree.adopt(parent, name, entry, until)
+    if (
+        inode is not None
+        and inode.directory is not None
+        and answer.below is not None
+        and changes_before == tree.changes
+    ):
+        learn_small(tree, inode, answer.below, asked)
+    return inode, until
+
+
+def learn_small(tree: Tree, inode: Inode, below: Page, asked: float) -> None:
+    """Take over what a LIST of the first keys below a directory tells: its marker, and all of it when that was all."""
+    directory = inode.contents
+    piece = read_subtree(directory.prefix, below.objects)
+    directory.marker = piece.marker is not None
+    if below.token is None:
+        if piece.hidden:
+            tree.report_hidden(directory.prefix, piece.hidden)
+        directory.add_page(directory.corrected(Span(BEGIN, END, piece.entries, fetched=asked), {}))

@@ -1,0 +1,100 @@
+"""Asking the store what a directory holds: pages of a walk, windows for lookups, whether a prefix has keys.
+
+Turns replies into `Span`s and hands them to the directory. Each request carries an overlay of the own changes made
+while it was under way. Prefixes that this mount removed and a store goes on listing are asked for before they are
+shown.
+"""
+
+import trio
+
+from s3mount.errors import S3MountError
+from s3mount.vfs.directory import Directory, Span, Step
+from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, hidden_behind, read_page
+from s3mount.vfs.tree import Tree
+
+GHOST_REQUESTS_MAX = 16
+
+
+async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
+    """The page of a walk that begins at `step`, or a window in the middle; it is the directory's from now on."""
+    start, token, carry = step
+    # Without a token and not from the beginning, files before `start` that are told after it have not been seen.
+    holes = hidden_behind(start) if start != BEGIN and token is None else frozenset[str]()
+    fetched = trio.current_time()
+    with directory.overlay() as changes:
+        while True:
+            page = await tree.store.list_page(
+                directory.prefix,
+                delimiter="/",
+                start_after=directory.prefix + start if start != BEGIN and token is None else "",
+                token=token,
+            )
+            piece = read_page(directory.prefix, page, start, carry)
+            token = page.token
+            # A page may be all reserved names or all of one prefix that was told already.
+            if piece.stop > start or token is None:
+                break
+            carry = piece.carry
+        await _learn(tree, directory, piece, start)
+        span = Span(start, piece.stop, piece.entries, fetched=fetched, token=token, carry=piece.carry, holes=holes)
+        directory.corrected(span, changes)
+    if holes:
+        directory.add_window(span)
+    else:
+        directory.add_page(span)
+    return span
+
+
+async def list_around(tree: Tree, directory: Directory, after: str) -> None:
+    """List one page from `after` on for lookups; those that come meanwhile wait for it at `directory.fetching`."""
+    directory.fetching = done = trio.Event()
+    try:
+        await fetch_page(tree, directory, Step(after, None, {}))
+    finally:
+        directory.fetching = None
+        done.set()
+
+
+async def _learn(tree: Tree, directory: Directory, piece: Piece, start: str) -> None:
+    if start == BEGIN and not directory.marker:
+        directory.marker = piece.marker is not None
+    if piece.hidden:
+        tree.report_hidden(directory.prefix, piece.hidden)
+    removed = tree.listings.removed
+    if not removed:
+        return
+    ghosts = [
+        name for name, entry in piece.entries.items() if entry is DIRECTORY and _prefix(directory, name) in removed
+    ]
+    limit = trio.Semaphore(GHOST_REQUESTS_MAX)
+    failures: list[S3MountError] = []
+
+    async def settle(name: str) -> None:
+        prefix = _prefix(directory, name)
+        now = trio.current_time()
+        if removed.get(prefix, now) + tree.config.metadata_ttl_seconds <= now:
+            async with limit:
+                try:
+                    found = await tree.store.list_page(prefix, max_keys=1)
+                except S3MountError as error:
+                    failures.append(error)
+                    return
+            if found.objects:
+                tree.listings.prefix_exists(prefix)
+                return
+            tree.listings.prefix_removed(prefix, now)
+        if prefix in removed:
+            del piece.entries[name]
+            twin = piece.entries.pop(name + TWIN_SUFFIX, None) or piece.carry.pop(name + TWIN_SUFFIX, None)
+            if twin is not None:
+                piece.entries[name] = twin
+
+    async with trio.open_nursery() as nursery:
+        for name in ghosts:
+            nursery.start_soon(settle, name)
+    if failures:
+        raise failures[0]
+
+
+def _prefix(directory: Directory, name: str) -> str:
+    return directory.prefix + name + "/"

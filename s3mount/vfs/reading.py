@@ -1,0 +1,161 @@
+"""readdir: a directory read in the order of its slots, page by page, whatever changes meanwhile.
+
+The position of a reading is the slot of the entry that was told last, so an entry that exists throughout is told
+exactly once, and what is gone is not missed. The state of a handle is bounded: the offsets of the entries told last,
+and where each page began. Every entry is exact: in this tree attributes come from the listing or are our own (DESIGN
+section 3, default attributes).
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+
+import trio
+
+from s3mount.errors import BadHandle
+from s3mount.vfs.attributes import Attributes, Fh
+from s3mount.vfs.directory import FIRST_STEP, Span, Step
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import BEGIN, END
+from s3mount.vfs.pages import fetch_page
+from s3mount.vfs.tree import Tree
+
+Emit = Callable[[bytes, Attributes, int], bool]
+DOTS = 2
+OFFSETS_MAX = 65_536
+
+
+class Reading:
+    """One open directory. `offsets[i]` is the slot of the entry whose next_id is `first + i`; an id is given once."""
+
+    __slots__ = ("first", "inode", "offsets", "started", "steps")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.started = trio.current_time()
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Start anew, with what is fresh now."""
+        self.started = trio.current_time()
+        self.first = DOTS
+        self.offsets = [BEGIN]
+        self.steps = [FIRST_STEP]
+
+    def position(self, start_id: int) -> str:
+        """The slot after which the entry of this offset follows; for offsets that were let go, the nearest one kept."""
+        index = min(max(start_id - self.first, 0), len(self.offsets) - 1)
+        return self.offsets[index]
+
+    @property
+    def next_id(self) -> int:
+        return self.first + len(self.offsets)
+
+    def told(self, position: str) -> None:
+        self.offsets.append(position)
+        if len(self.offsets) > OFFSETS_MAX:
+            # The kernel asks for offsets of the reply before; only telldir of a huge directory reaches further back.
+            del self.offsets[: OFFSETS_MAX // 2]
+            self.first += OFFSETS_MAX // 2
+
+    def step(self, position: str) -> Step:
+        """Where the page begins that tells what follows `position`."""
+        return self.steps[bisect_right(self.steps, position, key=_start) - 1]
+
+    def passed(self, span: Span) -> None:
+        """Keep where the page after this one begins."""
+        index = bisect_left(self.steps, span.stop, key=_start)
+        if index < len(self.steps) and self.steps[index].start == span.stop:
+            self.steps[index] = span.next
+        else:
+            self.steps.insert(index, span.next)
+
+
+class Readings:
+    """The open directories of a mount, by handle."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._readings: dict[int, Reading] = {}
+
+    def open(self, inode: Inode, fh: Fh) -> Fh:
+        directory = inode.contents
+        if not directory.opened:
+            directory.opened_since = trio.current_time()
+        directory.opened += 1
+        self._readings[fh] = Reading(inode)
+        return fh
+
+    def get(self, fh: int) -> Reading:
+        """Raises BadHandle."""
+        reading = self._readings.get(fh)
+        if reading is None:
+            raise BadHandle(f"no directory handle {fh}")
+        return reading
+
+    def close(self, fh: int) -> None:
+        reading = self.get(fh)
+        del self._readings[fh]
+        directory = reading.inode.contents
+        directory.reading.pop(id(reading), None)
+        directory.opened -= 1
+        self._tree.inodes.release(reading.inode)
+
+    async def read(self, fh: int, start_id: int, emit: Emit) -> None:
+        """Tell entries from `start_id` on until `emit` refuses or the directory ends."""
+        reading = self.get(fh)
+        if start_id == 0:
+            reading.rewind()
+        if start_id < DOTS and not self._tell_dots(reading, start_id, emit):
+            return
+        position = reading.position(start_id)
+        while position != END and not reading.inode.contents.removed:
+            span = await self._span(reading, position)
+            if not self._tell(reading, span, position, emit):
+                return
+            position = max(position, span.stop)
+
+    async def _span(self, reading: Reading, position: str) -> Span:
+        """The page that tells what follows `position`: the directory's, if it is fresh enough for this reading."""
+        directory = reading.inode.contents
+        now = trio.current_time()
+        span = directory.page_after(position, reading.started, now)
+        if span is None:
+            step = reading.step(position)
+            span = await fetch_page(self._tree, directory, step)
+        directory.reading[id(reading)] = span
+        reading.passed(span)
+        return span
+
+    def _tell_dots(self, reading: Reading, start_id: int, emit: Emit) -> bool:
+        inode = reading.inode
+        if start_id == 0 and not emit(b".", self._tree.shown(inode), 1):
+            return False
+        return emit(b"..", self._tree.shown(inode.parent or inode), 2)
+
+    def _tell(self, reading: Reading, span: Span, position: str, emit: Emit) -> bool:
+        """Tell the span's entries after `position`; False when `emit` refused one. No checkpoint: nothing changes
+        meanwhile."""
+        tree = self._tree
+        parent = reading.inode
+        dentries, entries, stop = parent.dentries, span.entries, span.stop
+        entry_seconds = tree.entry_seconds(parent.contents.until(span), trio.current_time())
+        for following in span.after(position):
+            if following > stop:
+                break
+            name = following[:-1]
+            child = dentries.get(name)
+            if child is None or not child.held:
+                child = tree.adopt(parent, name, entries[name])
+                if child is None:
+                    continue
+            child.lookups += 1
+            if not emit(name.encode(), tree.show(child, entry_seconds), reading.next_id):
+                child.lookups -= 1
+                tree.inodes.release(child)
+                return False
+            reading.told(following)
+        return True
+
+
+def _start(step: Step) -> str:
+    return step.start

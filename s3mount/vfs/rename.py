@@ -1,0 +1,267 @@
+"""Rename over server-side copy and delete.
+
+A file: copy of exactly the version we know, then delete on condition of it. A crash or failure between leaves both
+names, never none; a failed copy leaves the source alone. A directory: all keys below are copied, several at a time,
+and deleted once every copy exists; when a copy fails, the copies made are removed again and the source is whole. What
+is open moves through its File, which sends later uploads to the new key.
+"""
+
+import logging
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+from s3mount.data.file import File
+from s3mount.data.version import Version
+from s3mount.errors import (
+    Exists,
+    Invalid,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    NotSupported,
+    PreconditionFailed,
+    S3MountError,
+    Stale,
+    StoreError,
+)
+from s3mount.store.base import Condition, Listed
+from s3mount.vfs import keys
+from s3mount.vfs.entries import check_empty, keep_directory
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import DIRECTORY, DIRECTORY_HEADERS, LOCAL, check_key, escaped
+from s3mount.vfs.lookup import ask_store, require, resolve
+from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+COPIES_MAX = 16
+
+
+class Copy(NamedTuple):
+    """One copy made for a directory that moves."""
+
+    source: Listed
+    target: str
+    etag: str
+
+
+async def rename(
+    tree: Tree, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, *, no_replace: bool
+) -> None:
+    """rename(2). Raises Stale when the source is another version than the kernel knows: Linux then looks it up
+    again."""
+    tree.check_writable()
+    old, new = keys.old_name(old_name), keys.new_name(new_name)
+    inode = await require(tree, old_parent, old)
+    key = tree.check_new(new_parent, new, "/" if inode.children is not None else "")
+    target, _ = await resolve(tree, new_parent, new)
+    if target is inode:
+        return
+    if target is not None and no_replace:
+        raise Exists(target.path)
+    if no_replace and (await ask_store(tree, key.rstrip("/"))).exists:
+        # What a listing told may be older than another client's file of that name.
+        new_parent.contents.forget_all()
+        raise Exists(f"{new_parent.path}/{new}")
+    await _check_target(tree, inode, target, new_parent)
+    if new_parent is not old_parent:
+        await keep_directory(tree, old_parent, old)
+    if inode.children is None:
+        await _move_file(tree, inode, target, key)
+        entry = LOCAL if inode.known is None else inode.known
+    else:
+        await _move_directory(tree, inode, key)
+        entry = DIRECTORY
+    if target is not None and target.directory is not None:
+        target.directory.removed = True
+    inode.own.ctime_ns = tree.wall_ns()
+    tree.inodes.move(inode, new_parent, new)
+    tree.note(old_parent, old, None)
+    tree.note(new_parent, new, entry)
+    tree.touched(old_parent)
+    tree.touched(new_parent)
+
+
+async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_parent: Inode) -> None:
+    above: Inode | None = new_parent
+    while above is not None:
+        if above is inode:
+            raise Invalid("a directory cannot be moved below itself")
+        above = above.parent
+    if target is None:
+        return
+    if target.children is None:
+        if inode.children is not None:
+            raise NotADirectory(target.path)
+    elif inode.children is None:
+        raise IsADirectory(target.path)
+    else:
+        await check_empty(tree, target)
+
+
+async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -> None:
+    """Copy and delete. The inode keeps its number and its times: the kernel keeps them anyway."""
+    state = inode.own
+    known = inode.known
+    if state.mtime_ns is None and known is not None:
+        state.mtime_ns = tree.shown(inode).mtime_ns
+    replaced = target.state.file if target is not None and target.state is not None else None
+    if replaced is not None and replaced.busy:
+        # An upload that ends after the copy would undo the rename. Whoever asked for it hears of its failure.
+        try:
+            await replaced.sync()
+        except S3MountError as error:
+            log.info("upload before a rename onto it failed key=%s reason=%s", escaped(key), error)
+    if state.file is not None:
+        await state.file.rename(key, partial(_move_version, tree, key))
+        base = state.file.base
+        inode.known = None if base is None else _moved(tree, base)
+    else:
+        assert known is not None
+        try:
+            moved = await _move_version(tree, key, Version(known.key, known.etag, known.size))
+        except (NotFound, PreconditionFailed) as error:
+            _distrust(tree, inode)
+            raise Stale(f"{inode.path}: the object is another version now") from error
+        inode.known = _moved(tree, moved)
+    state.unsure = True
+    inode.fresh_until = trio.current_time() + tree.config.metadata_ttl_seconds
+    if replaced is not None:
+        await replaced.replaced()
+
+
+def _moved(tree: Tree, version: Version) -> Listed:
+    return Listed(version.key, version.size, version.etag, tree.wall_ns())
+
+
+def _distrust(tree: Tree, inode: Inode) -> None:
+    parent = inode.parent
+    if parent is not None:
+        parent.contents.forget_all()
+        tree.inodes.detach(inode)
+
+
+async def _move_version(tree: Tree, key: str, version: Version) -> Version:
+    """Copy one version to another key and delete it. Raises NotFound and PreconditionFailed before anything changed."""
+    stored = await tree.store.copy(version.key, key, source_etag=version.etag)
+    try:
+        await tree.store.delete(version.key, Condition(etag=version.etag))
+    except PreconditionFailed:
+        log.warning("rename left a newer object at its old name key=%s", escaped(version.key))
+    return Version(key, stored.etag, version.size, stored.version_id)
+
+
+async def _move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
+    """Move all keys below, open files and files that are not in the bucket yet included."""
+    former = inode.contents.prefix
+    opened = {file.key for _, file in _files_below(inode)}
+    found = await _all_below(tree, former)
+    for listed in found:
+        check_key(prefix + listed.key[len(former) :])
+    copies: dict[str, Copy] = {}
+    failures: list[S3MountError] = []
+    limit = trio.Semaphore(COPIES_MAX)
+
+    async def copy(listed: Listed) -> None:
+        async with limit:
+            if failures:
+                return
+            target = prefix + listed.key[len(former) :]
+            try:
+                stored = await tree.store.copy(listed.key, target, source_etag=listed.etag)
+            except S3MountError as error:
+                failures.append(error)
+            else:
+                copies[listed.key] = Copy(listed, target, stored.etag)
+
+    async with trio.open_nursery() as nursery:
+        for listed in found:
+            if listed.key not in opened:
+                nursery.start_soon(copy, listed)
+    if not failures:
+        try:
+            if not found:
+                await tree.store.put(prefix, (), DIRECTORY_HEADERS)
+            await _move_opened(tree, inode, former, prefix, copies)
+        except S3MountError as error:
+            failures.append(error)
+    if failures:
+        await _delete(tree, [(copy.target, copy.etag) for copy in copies.values()])
+        raise failures[0]
+    await _delete(tree, [(key, copy.source.etag) for key, copy in copies.items()])
+    tree.listings.prefix_removed(former, trio.current_time())
+    _repoint(tree, inode, prefix, copies)
+
+
+async def _move_opened(tree: Tree, inode: Inode, former: str, prefix: str, copies: dict[str, Copy]) -> None:
+    """Move what is open through its File, those too that were opened while the others were copied."""
+    while opened := [(child, file) for child, file in _files_below(inode) if file.key.startswith(former)]:
+        for child, file in opened:
+            key = prefix + file.key[len(former) :]
+            copies.pop(file.key, None)
+            await file.rename(key, partial(_move_version, tree, key))
+            child.known = None if file.base is None else _moved(tree, file.base)
+            child.own.unsure = True
+
+
+async def _all_below(tree: Tree, prefix: str) -> list[Listed]:
+    found: list[Listed] = []
+    token: str | None = None
+    while True:
+        page = await tree.store.list_page(prefix, token=token)
+        found.extend(page.objects)
+        token = page.token
+        if token is None:
+            return found
+        if len(found) > tree.config.names_max:
+            raise NotSupported(f"more than {tree.config.names_max} objects below {escaped(prefix)}")
+
+
+async def _delete(tree: Tree, versions: list[tuple[str, str]]) -> None:
+    """Delete these versions; what is another version by now stays."""
+    limit = trio.Semaphore(COPIES_MAX)
+
+    async def delete(key: str, etag: str) -> None:
+        async with limit:
+            try:
+                await tree.store.delete(key, Condition(etag=etag))
+            except StoreError as error:
+                log.warning("rename left an object key=%s reason=%s", escaped(key), error)
+
+    async with trio.open_nursery() as nursery:
+        for key, etag in versions:
+            nursery.start_soon(delete, key, etag)
+
+
+def _files_below(inode: Inode) -> list[tuple[Inode, File]]:
+    found = []
+    for child in inode.dentries.values():
+        if child.children is not None:
+            found.extend(_files_below(child))
+        elif child.state is not None and child.state.file is not None:
+            found.append((child, child.state.file))
+    return found
+
+
+def _repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> None:
+    """Point the inodes below to their new keys; listings of the old ones go."""
+    directory = inode.contents
+    directory.forget_all()
+    directory.prefix = prefix
+    tree.exists(prefix)
+    for name, child in list(inode.dentries.items()):
+        if child.children is not None:
+            _repoint(tree, child, f"{prefix}{name}/", copies)
+        elif child.state is None or child.state.file is None:
+            copied = copies.get(child.key)
+            if copied is None:
+                tree.inodes.detach(child)
+                continue
+            listed, key, etag = copied
+            state = child.own
+            if state.mtime_ns is None:
+                state.mtime_ns = tree.shown(child).mtime_ns
+            state.unsure = True
+            child.known = Listed(key, listed.size, etag, listed.last_modified_ns)

@@ -1,0 +1,225 @@
+"""What the operations of one mount share: store, inode table, listings, memory of retries, and how an inode is shown.
+
+Synchronous, but for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
+is what `Tree.__init__` makes; `remembered` holds versions that an open found instead of those it was asked for, in
+the order of their expiry, for the kernel's repetition of that open.
+"""
+
+import logging
+import stat
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from s3mount.config import Config
+from s3mount.data.storage import Storage
+from s3mount.errors import NoEntry, ReadOnly, Stale
+from s3mount.store.base import Listed, ObjectInfo, ObjectStore
+from s3mount.vfs.attributes import DIRECTORY_LINKS, Attributes, whole_seconds
+from s3mount.vfs.directory import Listings
+from s3mount.vfs.inodes import Inode, Inodes
+from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
+
+log = logging.getLogger(__name__)
+
+ATTR_SECONDS = 3600.0
+"""A file's inode is one version: what the kernel knows of it stays true until we or the kernel itself change it."""
+REMEMBERED_MAX = 10_000
+HIDDEN_PREFIXES_MAX = 1_000
+
+
+class Tree:
+    """One bucket, or a prefix of it, as a tree of inodes."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        storage: Storage,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.store = store
+        self.storage = storage
+        self.config = config
+        self.nursery = nursery
+        self.wall_ns = wall_ns
+        self.listings = Listings(
+            names_max=config.listed_names_max,
+            ttl_seconds=config.metadata_ttl_seconds,
+            negative_ttl_seconds=config.negative_ttl_seconds,
+            walk_ttl_seconds=config.walk_ttl_seconds,
+        )
+        self.inodes = Inodes(config.prefix, self.listings)
+        self.changes = 0
+        self.refuses_writers = False
+        self.refuses_writes = False
+        self.last_write_seconds = 0.0
+        self.hidden: dict[str, int] = {}
+        self.hidden_count = 0
+        self._started_ns = wall_ns()
+        self._file_mode = stat.S_IFREG | (config.file_mode & ~config.umask & 0o7777)
+        self._dir_mode = stat.S_IFDIR | (config.dir_mode & ~config.umask & 0o7777)
+        self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}
+
+    # how an inode is shown
+
+    def entry_seconds(self, until: float, now: float) -> float:
+        """How long the kernel may believe a name that is known until then."""
+        return min(max(until - now, 0.0), self.config.metadata_ttl_seconds)
+
+    def show(self, inode: Inode, entry_seconds: float) -> Attributes:
+        """The inode's attributes, and how long its name may be believed."""
+        config = self.config
+        state = inode.state
+        if inode.children is not None:
+            mode, links, size, time_ns = self._dir_mode, DIRECTORY_LINKS, 0, self._started_ns
+            attr_seconds = config.metadata_ttl_seconds
+        else:
+            mode, links, size, attr_seconds = self._file_mode, 1, inode.size, ATTR_SECONDS
+            known = inode.known
+            time_ns = whole_seconds(known.last_modified_ns) if known is not None else self._started_ns
+        if state is None:
+            return Attributes(
+                inode.ino, mode, links, config.uid, config.gid, size, time_ns, time_ns, time_ns, 0,
+                entry_seconds, attr_seconds,
+            )  # fmt: skip
+        return Attributes(
+            inode.ino,
+            mode if state.mode is None else state.mode,
+            links if inode.linked else 0,
+            config.uid if state.uid is None else state.uid,
+            config.gid if state.gid is None else state.gid,
+            size,
+            time_ns if state.mtime_ns is None else state.mtime_ns,
+            time_ns if state.ctime_ns is None else state.ctime_ns,
+            time_ns if state.atime_ns is None else state.atime_ns,
+            0,
+            entry_seconds,
+            attr_seconds,
+        )
+
+    def shown(self, inode: Inode) -> Attributes:
+        """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
+        return self.show(inode, self.config.metadata_ttl_seconds)
+
+    # knowledge of single names
+
+    def adopt(self, parent: Inode, name: str, entry: Entry, until: float = 0.0) -> Inode | None:
+        """Bind what a listing says of a name; None when it speaks of a file that only this mount had and has no
+        more."""
+        if isinstance(entry, Sentinel):
+            if entry is DIRECTORY:
+                return self.inodes.bind_directory(parent, name, until)
+            assert entry is LOCAL
+            return parent.dentries.get(name)
+        return self.inodes.bind_file(parent, name, entry, until)
+
+    def note(self, parent: Inode, name: str, entry: Entry | None) -> None:
+        """An own change of a name: into the listings, and so that no answer under way undoes it."""
+        self.changes += 1
+        directory = parent.contents
+        if entry is LOCAL:
+            directory.local.add(name)
+        else:
+            directory.local.discard(name)
+        directory.note(name, entry)
+        if entry is not None:
+            self.exists(directory.prefix)
+
+    def exists(self, prefix: str) -> None:
+        """Something was put below a prefix: it is no removed directory any more, nor is any above it."""
+        removed = self.listings.removed
+        while removed and prefix:
+            removed.pop(prefix, None)
+            prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
+
+    def touched(self, parent: Inode) -> None:
+        """An entry of the directory came or went."""
+        state = parent.own
+        state.mtime_ns = state.ctime_ns = self.wall_ns()
+
+    def remember(self, inode: Inode, info: ObjectInfo | None) -> Stale:
+        """A version other than the inode's was found, or none: let go of the inode; the error that makes Linux look
+        up again.
+
+        The lookup that follows is answered by this version, and the open after it validates nothing.
+        """
+        parent, name = inode.parent, inode.name
+        if parent is not None and inode.linked:
+            now = trio.current_time()
+            if info is None:
+                parent.contents.note(name, None, own=False)
+            else:
+                listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
+                parent.contents.note(name, listed, own=False)
+                self._purge(now)
+                self._remembered[parent.ino, name] = info, now + self.config.retry_memory_seconds
+            self.inodes.detach(inode)
+        return Stale(f"{inode.path}: the object is another version now")
+
+    def recall(self, parent: Inode, name: str, now: float) -> Inode | None:
+        """The inode of a version that was remembered for this lookup."""
+        if not self._remembered:
+            return None
+        info, until = self._remembered.pop((parent.ino, name), (None, 0.0))
+        if info is None or until <= now:
+            return None
+        listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
+        inode = self.inodes.bind_file(parent, name, listed, until)
+        inode.own.validated_until = until
+        inode.own.headers = info.headers
+        return inode
+
+    def _purge(self, now: float) -> None:
+        while self._remembered:
+            first = next(iter(self._remembered))
+            if self._remembered[first][1] > now and len(self._remembered) < REMEMBERED_MAX:
+                return
+            del self._remembered[first]
+
+    def report_hidden(self, prefix: str, hidden: tuple[str, ...]) -> None:
+        """Count keys that cannot be paths; once per prefix a line."""
+        self.hidden_count += len(hidden)
+        if prefix not in self.hidden and len(self.hidden) < HIDDEN_PREFIXES_MAX:
+            self.hidden[prefix] = len(hidden)
+            log.warning(
+                "keys hidden, they cannot be paths: prefix=%s count=%d example=%s",
+                escaped(prefix), len(hidden), escaped(hidden[0]),
+            )  # fmt: skip
+
+    # background
+
+    def background(self, action: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run what no request waits for; a bug in it leaves a traceback and the mount goes on."""
+
+        async def guarded() -> None:
+            try:
+                await action(*arguments)
+            except Exception:
+                log.exception("background work met a bug action=%s", getattr(action, "__name__", action))
+
+        self.nursery.start_soon(guarded)
+
+    # gates
+
+    def check_writable(self) -> None:
+        """Raises ReadOnly."""
+        if self.config.read_only or self.refuses_writers:
+            raise ReadOnly("the mount is read-only" if self.config.read_only else "the mount is being stopped")
+
+    def check_changeable(self) -> None:
+        """Raises ReadOnly only where nothing may ever be changed: a mount that stops still takes what the kernel
+        flushes."""
+        if self.config.read_only:
+            raise ReadOnly("the mount is read-only")
+
+    def check_new(self, parent: Inode, name: str, slash: str = "") -> str:
+        """The key a new name will have; `slash` of a directory. Raises NoEntry (the parent was removed),
+        NameTooLong."""
+        directory = parent.contents
+        if directory.removed:
+            raise NoEntry(f"{parent.path} was removed")
+        return check_key(directory.prefix + name + slash)
