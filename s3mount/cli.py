@@ -54,29 +54,34 @@ def mount_help() -> str:
     return MOUNT_HEAD + "".join(f" {row.usage:<{USAGE_WIDTH}} {row.help}\n" for row in settings.ROWS)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Each flag keeps the word it was given; a flag that was not given is absent from the namespace."""
+def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The verb, and each word given to it under the name of its option. Raises UsageError; SystemExit for help."""
+    if argv and argv[0] == "mount":
+        mount = _Parser(prog="s3mount mount", description=mount_help(), allow_abbrev=False)
+        for option in settings.options():
+            if option.kind is settings.FLAG:
+                mount.add_argument(option.flag, dest=option.name, action="store_const", const="true")
+            else:
+                mount.add_argument(option.flag, dest=option.name)
+        for option in settings.POSITIONAL:
+            mount.add_argument(option.name, nargs="?")
+        given = vars(mount.parse_intermixed_args(argv[1:]))  # options may stand between the two
+        return "mount", {name: word for name, word in given.items() if word is not None}
+    if argv and argv[0] == "umount":
+        umount = _Parser(prog="s3mount umount", description=UMOUNT_HELP, allow_abbrev=False)
+        umount.add_argument(settings.MOUNTPOINT_WORD.name)
+        return "umount", vars(umount.parse_args(argv[1:]))
     top = _Parser(prog="s3mount", description=ABOUT, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"s3mount {s3mount.__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    mount = verbs.add_parser("mount", description=mount_help(), allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for option in settings.options():
-        if option.kind is settings.FLAG:
-            mount.add_argument(option.flag, dest=option.name, action="store_const", const="true")
-        else:
-            mount.add_argument(option.flag, dest=option.name)
-    for option in settings.POSITIONAL:
-        mount.add_argument(option.name, nargs="?")
-    umount = verbs.add_parser("umount", description=UMOUNT_HELP, allow_abbrev=False)
-    umount.add_argument(settings.MOUNTPOINT_WORD.name)
-    return top
+    top.add_argument("verb", metavar="VERB", choices=("mount", "umount"))
+    top.parse_args(argv)
+    raise UsageError("the verb comes first; see s3mount --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit status."""
     try:
-        given = vars(parser().parse_args(argv))
-        return _run(given.pop("verb"), given)
+        return _run(*parse(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         return _complain(error, status=2)
     except S3MountError as error:

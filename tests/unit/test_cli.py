@@ -60,6 +60,14 @@ def test_mount_hands_the_daemon_a_config(calls: list[Config | Path], tmp_path: P
     assert config.mountpoint == tmp_path.resolve() / "m"
 
 
+def test_options_may_stand_anywhere(calls: list[Config | Path]) -> None:
+    for argv in (["s3://b", "--read-only", "/m"], ["s3://b", "/m", "--read-only"], ["--read-only", "s3://b", "/m"]):
+        assert cli.main(["mount", *argv]) == 0
+    assert {
+        (config.bucket, str(config.mountpoint), config.read_only) for config in calls if isinstance(config, Config)
+    } == {("b", "/m", True)}
+
+
 def test_umount_hands_the_daemon_a_path(
     calls: list[Config | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +88,7 @@ def test_a_mount_that_cannot_start_is_status_1_and_one_line(
     [
         ([], "VERB"),
         (["moutn"], "moutn"),
+        (["--", "mount"], "verb comes first"),
         (["mount"], "s3://BUCKET"),
         (["mount", "s3://b"], "MOUNTPOINT"),
         (["mount", "s3://b", "/m", "/n"], "/n"),

@@ -69,12 +69,12 @@ def test_the_service_passes_only_options_that_exist() -> None:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(ROOT / "systemd/s3mount@.service")
-    from s3mount.cli import parser
+    from s3mount.cli import parse
 
     program, *argv = unit["Service"]["ExecStart"].split()
     assert Path(program).name == "s3mount"
-    given = vars(parser().parse_args(argv))
-    assert (given["verb"], given["foreground"], given["config"]) == ("mount", "true", "/etc/s3mount/%i.toml")
+    verb, given = parse(argv)
+    assert (verb, given["foreground"], given["config"]) == ("mount", "true", "/etc/s3mount/%i.toml")
 
 
 def test_a_process_is_ours_only_with_its_start_time() -> None:

@@ -1,0 +1,223 @@
+"""The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
+
+Start: the instance is locked, the bucket checked, its root listed; only then is the mountpoint taken, and only then
+does `s3mount mount` return 0. Stop (DESIGN section 6): SIGTERM refuses new writers, has a child process make the
+kernel hand over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and
+served until --stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete`
+erase a mirror."""
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from s3mount import drain, instance, kernel, logs, preflight
+from s3mount.config import Config
+from s3mount.data.storage import Storage
+from s3mount.errors import S3MountError, StartError
+from s3mount.fuse import Operations, mount_options
+from s3mount.store.s3 import S3Store
+from s3mount.vfs.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 0.5
+"""No WRITE for so long after the kernel was asked for its dirty pages: it has handed them over."""
+IDLE_TASKS_MIN = 8
+"""Request tasks that stay when idle: starting one costs as much as answering a lookup."""
+
+
+def mount(config: Config) -> int:
+    """Mount and serve; the exit status. In the background it returns once the mount serves. Raises StartError,
+    UsageError."""
+    prepared = preflight.prepare(config)
+    if config.foreground:
+        return _serve(config, prepared, ready=lambda: None)
+    return _in_background(config, prepared)
+
+
+def umount(mountpoint: Path) -> int:
+    """Unmount one of our mounts. Raises StartError with the remedy when it is not ours or in use."""
+    path = preflight.resolved(mountpoint)
+    found = kernel.mount_at(path)
+    if found is None or found.fstype != kernel.FSTYPE:
+        raise StartError(f"{path} is not a mountpoint of s3mount: see `findmnt -t {kernel.FSTYPE}`")
+    problem = kernel.unmount(path)
+    if problem is not None:
+        raise StartError(f"{path} was not unmounted: {problem}; `fuser -vm {path}` shows who uses it")
+    return 0
+
+
+def _in_background(config: Config, prepared: preflight.Prepared) -> int:
+    """Fork before any thread or connection exists; the parent waits for the child's word and passes it on."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            word = pipe.read().decode(errors="replace")
+        if word == "ready":
+            return 0
+        raise StartError(word or "the daemon ended before it served; its log says why")
+    os.close(reading)
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        status = _serve(config, prepared, ready=lambda: _say(writing, "ready"))
+    except S3MountError as error:
+        _say(writing, str(error))
+    except BaseException as error:
+        log.exception("daemon ended by a bug")
+        _say(writing, f"it met a bug ({type(error).__name__}); the log has the details")
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _say(pipe: int, word: str) -> None:
+    """The child's one word to the waiting parent; later ones have no listener."""
+    with suppress(OSError):
+        os.write(pipe, word.encode())
+        os.close(pipe)
+
+
+def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], None]) -> int:
+    with instance.held(config, prepared.cache_dir) as held:
+        logs.configure(level=config.log_level, file=config.log_file, foreground=config.foreground, fallback=held.log)
+        daemon = Daemon(config, held.staging, prepared.staging_limit_bytes, ready)
+        return trio.run(daemon.run)
+
+
+class Daemon:
+    """One mount from start to end."""
+
+    def __init__(self, config: Config, staging: Path, staging_limit_bytes: int, ready: Callable[[], None]) -> None:
+        self._config = config
+        self._staging = staging
+        self._staging_limit_bytes = staging_limit_bytes
+        self._ready = ready
+        # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
+        self._failure: StartError | None = None
+        self._lost: list[str] = []
+        self._stopping = False
+
+    async def run(self) -> int:
+        """Serve until unmounted or told to stop; the exit status. Raises StartError."""
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._serve(nursery)
+            except StartError as error:  # outside the nursery it would come wrapped in a group
+                self._failure = error
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        for path in self._lost:
+            log.error("file was lost path=%s", path)
+        log.info("stopped source=%s lost=%d", self._config.source, len(self._lost))
+        return 1 if self._lost else 0
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        config = self._config
+        store = S3Store(config)
+        await nursery.start(store.run)
+        await store.check()
+        storage = Storage(
+            store, config, nursery, staging_dir=self._staging, staging_limit_bytes=self._staging_limit_bytes
+        )
+        filesystem = FileSystem(store, storage, config, nursery)
+        try:
+            await filesystem.start()
+        except S3MountError as error:
+            raise StartError(f"{config.source} could not be listed: {error}") from error
+        options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
+        try:
+            pyfuse3.init(Operations(filesystem), str(config.mountpoint), options)
+        except RuntimeError as error:
+            raise StartError(
+                f"{config.mountpoint} was not mounted: {error}; is /dev/fuse there and permitted?"
+            ) from error
+        kernel.tune(
+            config.mountpoint,
+            readahead_bytes=config.kernel_readahead_bytes,
+            background_max=config.kernel_background_max,
+        )
+        kernel.become_io_flusher()
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
+        async with trio.open_nursery() as session:
+            session.start_soon(self._stop_on_signal, filesystem)
+            log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
+            self._ready()
+            await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
+            session.cancel_scope.cancel()
+        # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
+        self._lost += await filesystem.sync_all()
+        pyfuse3.close(unmount=False)
+
+    async def _stop_on_signal(self, filesystem: FileSystem) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    if self._stopping:
+                        log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
+                        self._lost += filesystem.paths_open_for_writing()
+                        pyfuse3.terminate()
+                        return
+                    self._stopping = True
+                    log.info("stopping signal=%s", signal.Signals(number).name)
+                    nursery.start_soon(self._stop, filesystem)
+
+    async def _stop(self, filesystem: FileSystem) -> None:
+        config = self._config
+        deadline = trio.current_time() + config.stop_timeout_seconds
+        filesystem.refuse_new_writers()
+        paths = filesystem.paths_open_for_writing()
+        if paths:
+            with trio.move_on_at(deadline):
+                await self._drain_kernel(paths)
+                # Not a poll: it sleeps until a computed time, which each WRITE moves on.
+                while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
+                    await trio.sleep(wait)
+        with trio.move_on_at(deadline) as scope:
+            self._lost += await filesystem.sync_all()
+        if scope.cancelled_caught:
+            self._lost += filesystem.paths_open_for_writing()
+        filesystem.refuse_writes()
+        problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
+        if problem is None:
+            return  # the kernel tells the main loop, which ends
+        log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
+        await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
+        await trio.sleep_until(deadline)
+        pyfuse3.terminate()
+
+    async def _drain_kernel(self, paths: list[str]) -> None:
+        """Start the helper and wait for it; when cancelled it is killed and not waited for: it may be waiting for
+        us."""
+        command = [sys.executable, "-I", drain.__file__, str(self._config.mountpoint)]
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=kernel.CHILD_ENVIRONMENT
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        try:
+            async with process.stdin:
+                await process.stdin.send_all(b"\0".join(os.fsencode(path) for path in paths))
+            said = b"".join([chunk async for chunk in process.stderr])
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        for line in os.fsdecode(said).splitlines():
+            log.warning("kernel could not hand over a file %s", line)

@@ -1,0 +1,253 @@
+"""The kernel's edge: each handler decodes its request, makes one call into the vfs, encodes the answer.
+
+The only place where an exception becomes an errno (`answered`). Knows no key, no etag, no rule of the file system.
+Handlers that are not here (links, devices, extended attributes) answer ENOSYS or what `pyfuse3.Operations` answers:
+for extended attributes that is on purpose, because while getxattr has an answer the kernel asks it before every
+write(2)."""
+
+import errno
+import logging
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from s3mount.errors import NotPermitted, NotSupported, S3MountError
+from s3mount.store.base import Buffer
+from s3mount.vfs.attributes import Attributes, Caller, Changes
+from s3mount.vfs.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]  # what an `async def` makes
+
+BLOCK_BYTES = 4096
+QUIET = frozenset(
+    {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ESTALE, errno.ENAMETOOLONG}
+    | {errno.EILSEQ, errno.EROFS, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EBUSY, errno.EXDEV}
+)
+"""Answers that tell the program all there is to tell; the others leave a line in the log."""
+
+
+def answered(handler: Handler[P, T]) -> Handler[P, T]:
+    """Turn what a handler raises into what pyfuse3 may see: any other exception would end the mount.
+
+    FUSEError and Cancelled pass, ours become their errno, anything else is a bug: one traceback and EIO.
+    """
+    name = handler.__name__
+
+    @wraps(handler)
+    async def wrapper(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except S3MountError as error:
+            if error.errno not in QUIET:
+                log.warning("request failed operation=%s errno=%s reason=%s", name, errno.errorcode[error.errno], error)
+            raise FUSEError(error.errno) from error
+        except Exception as error:
+            log.exception("request met a bug operation=%s", name)
+            raise FUSEError(errno.EIO) from error
+
+    return wrapper
+
+
+def encoded(attributes: Attributes) -> EntryAttributes:
+    """What the kernel is told of an inode; size -1 or mode 0 say name and type only (DESIGN section 3)."""
+    entry = EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(attributes.ino)
+    entry.entry_timeout = attributes.entry_seconds
+    entry.attr_timeout = attributes.attr_seconds
+    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_nlink = attributes.nlink
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = attributes.rdev
+    entry.st_size = attributes.size
+    entry.st_blocks = (attributes.size + 511) // 512
+    entry.st_blksize = BLOCK_BYTES
+    entry.st_atime_ns = attributes.atime_ns
+    entry.st_mtime_ns = attributes.mtime_ns
+    entry.st_ctime_ns = attributes.ctime_ns
+    return entry
+
+
+def caller(context: RequestContext) -> Caller:
+    return Caller(uid=context.uid, gid=context.gid, pid=context.pid, umask=context.umask)
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's view of a FileSystem."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+    enable_acl = False
+
+    def __init__(self, filesystem: FileSystem) -> None:
+        super().__init__()
+        self._fs = filesystem  # no state of its own
+
+    # names
+
+    @answered
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        return encoded(await self._fs.lookup(parent_inode, name))
+
+    # pyfuse3 awaits what it is given, and nothing is fine: forgetting has no checkpoint.
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
+        try:
+            self._fs.forget(inode_list)
+        except Exception:  # an exception that leaves forget ends the mount
+            log.exception("request met a bug operation=forget")
+
+    @answered
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return encoded(await self._fs.mkdir(parent_inode, name, mode, caller(ctx)))
+
+    @answered
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._fs.rmdir(parent_inode, name)
+
+    @answered
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._fs.unlink(parent_inode, name)
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)  # RENAME_EXCHANGE, RENAME_WHITEOUT
+        no_replace = bool(flags & pyfuse3.RENAME_NOREPLACE)
+        await self._fs.rename(parent_inode_old, name_old, parent_inode_new, name_new, no_replace=no_replace)
+
+    @answered
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        raise NotPermitted("an object has one key: hard links do not exist")
+
+    @answered
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        raise NotPermitted("symbolic links are not kept yet")
+
+    @answered
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise NotSupported("devices, FIFOs and sockets are not kept yet")
+        return encoded(await self._fs.mknod(parent_inode, name, mode, caller(ctx)))
+
+    # attributes
+
+    @answered
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return encoded(await self._fs.getattr(inode))
+
+    @answered
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        return encoded(await self._fs.setattr(inode, changes, fh))
+
+    @answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        known = self._fs.statfs()
+        answer = StatvfsData()
+        answer.f_bsize = answer.f_frsize = known.block_bytes
+        answer.f_blocks = known.blocks
+        answer.f_bfree = answer.f_bavail = known.blocks_free
+        answer.f_files = known.files
+        answer.f_ffree = answer.f_favail = known.files_free
+        answer.f_namemax = known.name_max_bytes
+        return answer
+
+    @answered
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        return self._fs.access(inode, mode, caller(ctx))
+
+    # files
+
+    @answered
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        fh, attributes = await self._fs.create(parent_inode, name, mode, flags, caller(ctx))
+        return FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=True), encoded(attributes)
+
+    @answered
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        fh = await self._fs.open(inode, flags)
+        return FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=True)  # an inode is one version: its pages stay true
+
+    @answered
+    async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override] # any buffer: it is copied at once
+        return await self._fs.read(fh, off, size)
+
+    @answered
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._fs.write(fh, off, buf)
+
+    @answered
+    async def flush(self, fh: int) -> None:
+        await self._fs.flush(fh)
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync(fh)
+
+    @answered
+    async def release(self, fh: int) -> None:
+        await self._fs.release(fh)
+
+    # directories
+
+    @answered
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return await self._fs.opendir(inode)
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        def emit(name: bytes, attributes: Attributes, next_id: int) -> bool:
+            return pyfuse3.readdir_reply(token, name, encoded(attributes), next_id)
+
+        await self._fs.readdir(fh, start_id, emit)
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        self._fs.releasedir(fh)
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsyncdir(fh)
+
+
+def mount_options(*, source: str, allow_other: bool, read_only: bool) -> set[str]:
+    """The options of mount(8) that every mount of ours has; `source` is made safe for mountinfo and the option
+    parser."""
+    label = quote(source, safe="/:!$&'()*+;=@?~")  # a comma or a backslash would end the option
+    options = {f"fsname={label}", "subtype=s3mount", "default_permissions", "nosuid", "nodev"}
+    if allow_other:
+        options.add("allow_other")
+    if read_only:
+        options.add("ro")
+    return options
