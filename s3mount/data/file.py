@@ -56,7 +56,7 @@ class File:
             on_stored=lambda stored: on_stored(self, stored),
             on_thawed=self._thawed,
         )
-        self._reader = Reader(storage, self._layers)
+        self._reader = Reader(storage, self._layers, self._syncing.settle)
         self._pristine = base is None
         self._part_bytes = storage.grid.part(1)[1]
         self._look_bytes = self._part_bytes if base is None else sys.maxsize
@@ -145,7 +145,7 @@ class File:
         self._pristine = True
 
     def _start_over(self) -> None:
-        self._syncing.drop_stream()
+        self._syncing.leave_stream()
         self._syncing.refusal = None
         self._storage.withdraw(self)
         self._layers.clear()
@@ -271,6 +271,7 @@ class File:
     def _thawed(self) -> None:
         self._look_bytes = self._layers.size
         if self._closed:
+            self._syncing.drop_stream()
             self._layers.clear()
         elif self.poisoned is not None:
             self._storage.offer(self, self._give_up_bytes)
@@ -352,7 +353,7 @@ class File:
 
     def discard(self) -> None:
         """Drop what the bucket lacks."""
-        self._syncing.drop_stream()
+        self._syncing.leave_stream()
         self._storage.withdraw(self)
         self._layers.reset()
 
@@ -361,7 +362,7 @@ class File:
         if self._closed:
             return
         self._closed = True
-        self._syncing.drop_stream()
+        self._syncing.leave_stream()
         self._storage.withdraw(self)
         self._storage.leave_turns(self._send_ahead)
         self._reader.close()

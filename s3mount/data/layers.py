@@ -126,6 +126,7 @@ class Layers:
     def adopt(self, version: Version) -> None:
         """An upload whose outcome was unknown has made `version` of the bytes as they were. What was dropped comes
         from there; the rest is still here."""
+        assert self.epoch is None
         self.base = version
         gone = [(start, stop) for start, stop, position in self.live if position < 0]
         for start, stop in gone:

@@ -1,9 +1,11 @@
 """Reads of one file: what is staged first, then blocks of the base, fetched ahead of a sequential reader.
 
-Knows no sync: it looks at the layers, again after each wait.
+Knows no sync: it looks at the layers, again after each wait; `settle` waits for an upload of our own that may have
+replaced the base, and tells whether there was one.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from s3mount.data.layers import Layers
 from s3mount.data.readahead import Readahead
@@ -18,10 +20,11 @@ log = logging.getLogger(__name__)
 class Reader:
     """See the module."""
 
-    def __init__(self, storage: Storage, layers: Layers) -> None:
+    def __init__(self, storage: Storage, layers: Layers, settle: Callable[[], Awaitable[bool]]) -> None:
         # The mutable state: the read-ahead, and whether this is counted as one of the sequential readers.
         self._storage = storage
         self._layers = layers
+        self._settle = settle
         self._readahead = Readahead(block_bytes=storage.config.block_bytes, get_max_bytes=storage.config.get_max_bytes)
         self._counted = False
 
@@ -47,7 +50,7 @@ class Reader:
                 try:
                     return await self._storage.blocks.view(base, offset, stop)
                 except Stale:
-                    if layers.base is base:
+                    if layers.base is base and not await self._settle():
                         raise
             else:
                 self._read_ahead(base, offset, stop)
@@ -96,7 +99,7 @@ class Reader:
                 return joined
             except Stale:
                 # Our own sync may have replaced the base meanwhile.
-                if layers.base is base:
+                if layers.base is base and not await self._settle():
                     raise
             finally:
                 hold.release()

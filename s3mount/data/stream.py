@@ -64,19 +64,29 @@ class Stream:
             self._settled = trio.Event()
         self._storage.nursery.start_soon(self._send, number)
 
-    def touch(self, start: int, stop: int) -> bool:
-        """`[start, stop)` changes: parts there will be sent again. False when one of them was dropped."""
+    @property
+    def lacks_bytes(self) -> bool:
+        """Whether bytes that it has sent are nowhere else: it cannot be given up for another upload."""
+        return any(self._lost(number) for number in self.dropped)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a part would have to be sent again whose bytes are not here."""
+        return any(number not in self.multipart.parts and self._lost(number) for number in self.dropped)
+
+    def _lost(self, number: int) -> bool:
+        return self._layers.lost(*self._storage.grid.part(number))
+
+    def touch(self, start: int, stop: int) -> None:
+        """`[start, stop)` changes: parts there will be sent again."""
         if start >= min(stop, self._high):
-            return True
+            return
         grid = self._storage.grid
-        whole = True
         for number in range(grid.number_at(start), min(grid.number_at(stop - 1), self.next - 1) + 1):
             if number in self._stale:
                 self._stale[number] = True
             self.multipart.forget(number)
             self._storage.withdraw((self, number))
-            whole = whole and number not in self.dropped
-        return whole
 
     def missing(self, size: int) -> Iterator[SendPart]:
         """The parts that have to be sent before a file of `size` bytes is complete, but those in flight."""

@@ -23,6 +23,7 @@ from s3mount.errors import (
     NotImplementedByStore,
     PreconditionFailed,
     S3MountError,
+    StagingFull,
     Stale,
     StoreError,
 )
@@ -156,11 +157,25 @@ class Syncing:
         finally:
             self._open_gate()
 
+    async def settle(self) -> bool:
+        """The base is not in the bucket: whether an upload of our own, whose end was awaited, may be the reason."""
+        if self.epoch is not None and self.epoch.publishing:
+            await self.epoch.ended.wait()
+            return True
+        base = self._layers.base
+        await self._resolve_doubts()
+        return self._layers.base is not base
+
     def drop_stream(self) -> None:
         """What was sent ahead is not wanted any more."""
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.abort()
+
+    def leave_stream(self) -> None:
+        """As `drop_stream`, unless an upload under way completes it."""
+        if self.epoch is None:
+            self.drop_stream()
 
     # the gate
 
@@ -184,7 +199,7 @@ class Syncing:
                 epoch.scope.cancel()
             await epoch.ended.wait()
         if self.stream is not None:
-            if self.stream.dropped:
+            if self.stream.lacks_bytes:
                 raise Busy(f"{self.key!r} is being uploaded and part of it is not here any more")
             self.drop_stream()
         await self._resolve_doubts()
@@ -224,6 +239,11 @@ class Syncing:
             if self._doubts:
                 await self._resolve_doubts()
                 continue
+            stream = self.stream
+            if stream is not None:
+                stream.multipart.condition = self.condition
+                if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
+                    self.drop_stream()
             epoch = self.epoch = Epoch(
                 self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
             )
@@ -278,19 +298,12 @@ class Syncing:
     def _thaw(self, epoch: Epoch) -> None:
         """The epoch's bytes are dirty again; a stream goes on with the next attempt, if it can."""
         stream = epoch.stream
-        whole = True
-
-        def touch(start: int, stop: int) -> None:
-            nonlocal whole
-            if stream is not None and not stream.touch(start, stop):
-                whole = False
-
-        self._layers.thaw(touch)
+        self._layers.thaw(_nothing if stream is None else stream.touch)
         if stream is not None and stream.multipart.over:
             self.stream = None
-        if not whole:
+        elif stream is not None and stream.broken:
             log.error("bytes were written over after they had left staging: raise --staging-limit key=%r", self.key)
-            self.refusal = Stale("part of the file was dropped from staging and then written over")
+            self.refusal = StagingFull("part of the file was dropped from staging and then written over")
         self._on_thawed()
 
     def _lost_with(self, epoch: Epoch, error: StoreError) -> bool:
@@ -322,10 +335,12 @@ class Syncing:
         try:
             info = await self._storage.store.head(self.key)
         except NotFound:
-            self._doubts.clear()
-            if self.unconditional:
+            if self._doubts and self.unconditional:
                 self._found = ABSENT
+            self._doubts.clear()
             return
+        if not self._doubts:
+            return  # a reader and a sync asked at the same time
         if info.etag in self._doubts:
             self._layers.adopt(Version(self.key, info.etag, info.size, info.version_id))
             self.unconditional = False
@@ -334,6 +349,10 @@ class Syncing:
         elif self.unconditional:
             self._found = Condition(etag=info.etag)
         self._doubts.clear()
+
+
+def _nothing(_start: int, _stop: int) -> None:
+    return
 
 
 def _again(error: S3MountError) -> S3MountError:

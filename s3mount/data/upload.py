@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import trio
 
-from s3mount.errors import S3MountError, StoreError, Unavailable
+from s3mount.errors import NoSuchUpload, S3MountError, StoreError, Unavailable
 from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
 
 log = logging.getLogger(__name__)
 
 
 class Multipart:
-    """See the module. The key, the headers and the condition are those of its start."""
+    """See the module. The key and the headers are those of its start, `condition` is what it is completed on."""
 
     def __init__(
         self, store: ObjectStore, nursery: trio.Nursery, key: str, headers: Headers, condition: Condition
@@ -54,8 +54,8 @@ class Multipart:
 
     async def complete(self, count: int) -> Stored:
         """Publish parts 1 to `count`."""
-        assert self._upload is not None
-        assert not self.over
+        if self._upload is None or self.over:
+            raise NoSuchUpload(f"the upload of {self.key!r} was given up")
         chosen = [self.parts[number] for number in range(1, count + 1)]
         stored = await self._store.complete_upload(self._upload, chosen, self.condition)
         self.over = True

@@ -175,7 +175,7 @@ class Dispatcher:
             request = Request(
                 method=order.method,
                 url=f"{address.origin}{path}?{order.query}" if order.query else address.origin + path,
-                headers=tuple(headers),
+                headers=headers,
                 body=order.body,
                 mutating=order.mutating,
                 deadline_seconds=inf if deadline == inf else max(0.001, deadline - trio.current_time()),

@@ -15,12 +15,14 @@ HEAD_MAX_BYTES = 256 * 1024
 _SILENCED = ("Expect:", "Accept:")
 _FRAMING = {"content-length", "transfer-encoding", "connection", "expect"}
 _SERVER = re.compile(r"https?://[0-9A-Za-z.:_\[\]-]+")
+_IN_URL = bytes(sorted({*range(0x21, 0x7F)} - {ord("#")}))
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_url(url: str) -> None:
     """A plain http or https URL: no credentials, no fragment (libcurl would cut there), nothing to be encoded still."""
-    if not (url.isascii() and url.isprintable()) or " " in url or "#" in url:
+    if not url.isascii() or url.encode("ascii").translate(None, _IN_URL):
         raise ValueError(f"not a URL of printable ASCII without fragment: {url!r}")
     path = url.find("/", 8)
     _check_server(url if path < 0 else url[:path])
@@ -28,13 +30,12 @@ def check_url(url: str) -> None:
 
 def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
     """The headers as libcurl wants them: an empty one as `Name;`."""
-    lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
+    lines = [f"{_checked(name)}: {value}" if value else f"{_checked(name)};" for name, value in headers]
     joined = "".join(lines)
-    if not (joined.isascii() and joined.isprintable()):
+    # Control characters are looked for in bytes: 0.6 us, where isprintable(), which knows all of Unicode, needs 1.3.
+    if not joined.isascii() or joined.encode("ascii").translate(None, _PRINTABLE):
         bad = [line for line in lines if not (line.isascii() and line.isprintable())]
         raise ValueError(f"headers that are not printable ASCII: {bad}")
-    for name, _ in headers:
-        _check_name(name)
     lines += _SILENCED
     return lines
 
@@ -42,11 +43,12 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
 def parse_head(lines: Sequence[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (lower case, values as latin-1) of the first head that is final; interim ones are skipped, and
     trailers of a chunked body, which come in the same list, are left out."""
-    if sum([len(line) for line in lines]) > HEAD_MAX_BYTES:
+    block = b"".join(lines)
+    if len(block) > HEAD_MAX_BYTES:
         raise ValueError(f"a head of more than {HEAD_MAX_BYTES} bytes")
     headers: dict[str, str] = {}
     status = 0
-    for line in b"".join(lines).decode("latin-1").split("\n")[:-1]:
+    for line in block.decode("latin-1").split("\n")[:-1]:
         name, colon, value = line.partition(":")
         if not status:
             words = line.split(None, 2)
@@ -91,6 +93,7 @@ def _check_server(server: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _check_name(name: str) -> None:
+def _checked(name: str) -> str:
     if _TOKEN.fullmatch(name) is None or name.lower() in _FRAMING:
         raise ValueError(f"not the name of a header of ours to send: {name!r}")
+    return name

@@ -2,11 +2,17 @@
 
 A parser is fed the chunks of one reply and asked for the result once. It never sees more than its limit of keys,
 since the request has asked for that. Keys come percent-encoded (`encoding-type=url`), because XML 1.0 cannot spell
-most control characters; whether they are is read from the reply, not assumed. 1,000 keys cost 5 ms.
+most control characters; whether they are is read from the reply, not assumed.
+
+Entries of the plain form that stores send (`_ENTRY`) are taken out by one regular expression before expat sees the
+rest, the frame of the reply and every entry of another form: half the time (3.7 ms instead of 7.3 for 1,000 keys, on a
+busy machine). What is taken out is whole elements, so what is left is well-formed if the reply is; that holds while no
+comment, CDATA section or processing instruction can hide a tag, so the first of these ends it.
 """
 
 import calendar
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
@@ -33,6 +39,21 @@ def _minute_seconds(minute: str) -> int:
 
 
 _LIST_FIELDS = frozenset({"NextContinuationToken", "IsTruncated", "EncodingType"})
+
+
+_ENTRY = re.compile(
+    r"<Contents>(?:"
+    r"<Key>([!-%'-;=-~]+)</Key>"
+    r"|<ETag>(?:&#34;|&quot;|\")([0-9A-Za-z_-]+)(?:&#34;|&quot;|\")</ETag>"
+    r"|<Size>([0-9]{1,19})</Size>"
+    r"|<LastModified>([0-9T:.-]{19,29}Z)</LastModified>"
+    r"|<(?:StorageClass|Checksum(?:Algorithm|Type))>[0-9A-Z_]*</(?:StorageClass|Checksum(?:Algorithm|Type))>"
+    r")+</Contents>"
+)
+"""In printable ASCII without blanks, ampersands and `<`: nothing to unescape, nothing to strip. The fields come in
+an order of each store's own."""
+_HELD_MAX_CHARACTERS = 64 * 1024
+"""An entry cut by the end of a chunk waits for the next chunk; a longer one is no entry."""
 
 
 class _Reply:
@@ -100,7 +121,49 @@ class ListParser(_Reply):
         self._objects: list[Listed] = []
         self._prefixes: list[str] = []
         self._fields: dict[str, str] = {}
+        self._plain = True
+        self._begun = False
+        self._held = ""
         self._parser.EndElementHandler = self._end_handler()
+
+    def feed(self, chunk: Buffer) -> None:
+        """Take the next bytes of the reply; raises BadReply when they are no listing."""
+        if not self._plain:
+            super().feed(chunk)
+            return
+        text = self._held + str(chunk, "latin-1")  # whatever the encoding is: it comes back unchanged
+        # The one `<?` that is none of these is at the very beginning.
+        if "<!" in text or text.find("<?", 0 if self._begun else 1) >= 0:
+            self._plain = False
+            self._held = ""
+            super().feed(text.encode("latin-1"))
+            return
+        # Alternating: what stands before an entry, and the entry's four groups.
+        pieces = _ENTRY.split(text)
+        rest = pieces[-1]
+        cut = _cut_at(rest)
+        self._held = rest[cut:]
+        pieces[-1] = rest[:cut]
+        others = "".join(pieces[::5])
+        append, latest, latest_ns = self._objects.append, "", 0
+        try:
+            for key, etag, size, modified in zip(pieces[1::5], pieces[2::5], pieces[3::5], pieces[4::5], strict=True):
+                if key is None or size is None or modified is None:
+                    raise ValueError("an entry without a key, a size or a time")
+                if modified != latest:  # neighbours are often of the same second
+                    latest, latest_ns = modified, parse_time_ns(modified)
+                append(Listed(key, int(size), f'"{etag or ""}"', latest_ns))
+        except ValueError as error:
+            raise BadReply(f"the listing cannot be read: {error}") from error
+        if others:
+            self._begun = True
+            super().feed(others.encode("latin-1"))
+
+    def _finish(self) -> None:
+        if self._held:
+            super().feed(self._held.encode("latin-1"))
+            self._held = ""
+        super()._finish()
 
     def _end_handler(self) -> Callable[[str], None]:
         """A closure, because it runs 7,000 times a page: locals are cheaper than attributes, tests than a table."""
@@ -155,6 +218,16 @@ class ListParser(_Reply):
         objects.sort(key=attrgetter("key"))
         prefixes = tuple(sorted(self._decoded(prefix) for prefix in self._prefixes))
         return Page(tuple(objects), prefixes, token if truncated else None, date_ns)
+
+
+def _cut_at(rest: str) -> int:
+    """Where the entry, or the tag, begins that the end of `rest` has cut; its length if there is none."""
+    start = rest.rfind("<Contents>")
+    if start < 0 or "</Contents>" in rest[start:]:
+        start = rest.rfind("<")
+        if start < 0 or ">" in rest[start:]:
+            return len(rest)
+    return start if len(rest) - start <= _HELD_MAX_CHARACTERS else len(rest)
 
 
 class UploadsParser(_Reply):

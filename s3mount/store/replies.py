@@ -10,6 +10,7 @@ import binascii
 import calendar
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_tz
 from xml.parsers import expat
 
@@ -178,20 +179,34 @@ def info_of(key: str, headers: Mapping[str, str], size: int, date_ns: int) -> Ob
 
 def headers_of(headers: Mapping[str, str]) -> Headers:
     """The headers an object carries, ours (`s3mount-write`) hidden."""
-    metadata = {
-        name[len(_META) :]: _decoded(value)
-        for name, value in headers.items()
-        if name.startswith(_META) and name != _META + WRITE_TOKEN
-    }
     get = headers.get
-    return Headers(
+    plain = _plain_headers(
         get("content-type"),
         get("cache-control"),
         get("content-disposition"),
         get("content-encoding"),
         get("content-language"),
-        metadata,
     )
+    if _META not in " ".join(headers):
+        return plain
+    metadata = {
+        name[len(_META) :]: _decoded(value)
+        for name, value in headers.items()
+        if name.startswith(_META) and name != _META + WRITE_TOKEN
+    }
+    return replace(plain, metadata=metadata)
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_headers(
+    content_type: str | None,
+    cache_control: str | None,
+    content_disposition: str | None,
+    content_encoding: str | None,
+    content_language: str | None,
+) -> Headers:
+    """Without metadata, which is what most objects have: the same few values again and again."""
+    return Headers(content_type, cache_control, content_disposition, content_encoding, content_language)
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:

@@ -34,18 +34,19 @@ def quote_key(key: str) -> str:
 
 def quote_query(parameters: Iterable[tuple[str, str]]) -> str:
     """The query string in canonical form, which is also the form to send."""
-    return "&".join(
-        sorted(
-            f"{quote(name, safe='', errors='surrogateescape')}={quote(value, safe='', errors='surrogateescape')}"
-            for name, value in parameters
-        )
+    # As pairs: in the text, `=` after a name would sort behind the longer names that begin with it.
+    pairs = sorted(
+        (quote(name, safe="", errors="surrogateescape"), quote(value, safe="", errors="surrogateescape"))
+        for name, value in parameters
     )
+    return "&".join([f"{name}={value}" for name, value in pairs])
 
 
 class Signer:
     """Signs requests of one identity in one region.
 
-    State: the signing key of one day and the two spellings of one second, kept because most requests share them.
+    State: what one day's signing key makes of two hashes, and the spellings of one second, kept because most requests
+    share them.
     """
 
     def __init__(self, credentials: Credentials, region: str, service: str = "s3") -> None:
@@ -56,7 +57,9 @@ class Signer:
         self._stamp = ""
         self._day = ""
         self._scope = ""
-        self._key = b""
+        self._identity = ""
+        self._preamble = ""
+        self._inner = self._outer = hashlib.sha256()
 
     def __repr__(self) -> str:
         return f"<Signer region={self._region}>"
@@ -83,15 +86,16 @@ class Signer:
             sent.append(("x-amz-security-token", self._credentials.token))
         signed = sorted([*sent, ("host", host)])
         lines = "".join([f"{name}:{value}\n" for name, value in signed])
-        if "  " in lines or ": " in lines or " \n" in lines or "\t" in lines:
+        if (" " in lines and ("  " in lines or ": " in lines or " \n" in lines)) or "\t" in lines:
             lines = "".join([f"{name}:{_trimmed(value)}\n" for name, value in signed])
         names = ";".join([name for name, _ in signed])
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload_hash}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
-        text = f"AWS4-HMAC-SHA256\n{self._stamp}\n{self._scope}\n{digest}"
-        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
-        identity = f"Credential={self._credentials.access_key}/{self._scope}"
-        sent.append(("authorization", f"AWS4-HMAC-SHA256 {identity}, SignedHeaders={names}, Signature={signature}"))
+        # HMAC by hand, from the states behind the key's blocks: 2 us, where hmac.digest() needs 6.
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(f"{self._preamble}{digest}".encode())
+        outer.update(inner.digest())
+        sent.append(("authorization", f"{self._identity}, SignedHeaders={names}, Signature={outer.hexdigest()}"))
         return sent
 
     def _turn_to(self, now_seconds: int) -> None:
@@ -102,9 +106,13 @@ class Signer:
             key = b"AWS4" + self._credentials.secret_key.encode()
             for word in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, word.encode(), "sha256")
-            self._key = key
+            block = key.ljust(64, b"\0")
+            self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
+            self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
             self._day = day
             self._scope = f"{day}/{self._region}/{self._service}/aws4_request"
+            self._identity = f"AWS4-HMAC-SHA256 Credential={self._credentials.access_key}/{self._scope}"
+        self._preamble = f"AWS4-HMAC-SHA256\n{self._stamp}\n{self._scope}\n"
 
 
 def _trimmed(value: str) -> str:

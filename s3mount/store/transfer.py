@@ -13,6 +13,7 @@ Knows nothing of the multi interface's sockets and timers, nor of S3. The rules 
 import os
 import socket
 import struct
+from collections.abc import Callable
 from math import inf
 from time import perf_counter
 
@@ -74,6 +75,10 @@ _CERTIFICATE_CODES = {
     pycurl.E_SSL_PINNEDPUBKEYNOTMATCH,
 }
 _BROKEN_CODES = {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE}
+
+
+def _dropped(_chunk: memoryview) -> None:
+    """Takes the bytes that come between two requests: none do."""
 
 
 class Transfer:
@@ -147,6 +152,7 @@ class Transfer:
         self.task = None
         self._request = None
         self._sink = None
+        self._take: Callable[[memoryview], None] = _dropped
         self._body = ()
         self._piece = 0
         self._offset = 0
@@ -192,6 +198,7 @@ class Transfer:
         self.deadline = now + request.deadline_seconds
         self._request = request
         self._sink = sink
+        self._take = sink.data
         self._body = request.body
 
     def expiry(self, now: float) -> float:
@@ -363,8 +370,8 @@ class Transfer:
                 self._read_head()
             self._received += len(chunk)
             if self._good:
-                assert self._sink is not None
-                self._sink.data(chunk)
+                # Bound beforehand: libcurl hands out 16 KiB at a time, so this runs 61,000 times a GB.
+                self._take(chunk)
             elif len(self._error) < ERROR_BODY_MAX_BYTES:
                 self._error += bytes(chunk[: ERROR_BODY_MAX_BYTES - len(self._error)])
         except BaseException as error:  # noqa: BLE001 - raised in the task

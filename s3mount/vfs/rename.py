@@ -114,18 +114,30 @@ async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -
             await replaced.sync()
         except S3MountError as error:
             log.info("upload before a rename onto it failed key=%s reason=%s", escaped(key), error)
-    if state.file is not None:
-        await state.file.rename(key, partial(_move_version, tree, key))
-        base = state.file.base
-        inode.known = None if base is None else _moved(tree, base)
+    moves: dict[str, Version] = {}
+
+    async def move(version: Version) -> Version:
+        if version.etag not in moves:
+            moves[version.etag] = await _move_version(tree, key, version)
+        return moves[version.etag]
+
+    file, base = state.file, None
+    if file is not None:
+        await file.rename(key, move)
+        base = file.base
     else:
         assert known is not None
         try:
-            moved = await _move_version(tree, key, Version(known.key, known.etag, known.size))
+            base = await move(Version(known.key, known.etag, known.size))
         except (NotFound, PreconditionFailed) as error:
             _distrust(tree, inode)
             raise Stale(f"{inode.path}: the object is another version now") from error
-        inode.known = _moved(tree, moved)
+    while state.file is not None and state.file is not file:
+        # The last handle went meanwhile, or there was none, and another came: it knows the version by its old key.
+        file = state.file
+        await file.rename(key, move)
+        base = file.base
+    inode.known = None if base is None else _moved(tree, base)
     state.unsure = True
     inode.fresh_until = trio.current_time() + tree.config.metadata_ttl_seconds
     if replaced is not None:

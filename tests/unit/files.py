@@ -10,10 +10,28 @@ from s3mount.config import MIB, Config
 from s3mount.data.file import File
 from s3mount.data.storage import Storage
 from s3mount.data.version import Version
-from s3mount.store.base import Headers, Stored
+from s3mount.store.base import ALWAYS, Body, Condition, Headers, Part, Stored, Upload
 from tests.memory_store import MemoryStore
 
 PART = 5 * MIB
+
+
+class CheckingStore(MemoryStore):
+    """A store that sends again at the very end: a body must not change while its request is in flight."""
+
+    async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
+        before = b"".join(body)
+        try:
+            return await super().put(key, body, headers, condition)
+        finally:
+            assert b"".join(body) == before
+
+    async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
+        before = b"".join(body)
+        try:
+            return await super().upload_part(upload, number, body)
+        finally:
+            assert b"".join(body) == before
 
 
 async def inline(call: Callable[[], None]) -> None:

@@ -608,6 +608,31 @@ async def test_writes_while_a_failing_upload_runs_are_kept_over_its_bytes() -> N
         file.close()
 
 
+@run_virtual
+async def test_a_stream_whose_completion_failed_sends_again_what_was_written_meanwhile() -> None:
+    store = MemoryStore(latency_seconds=10)
+    size = 4 * PART
+    async with storage_on(store) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        await fill(file, size)
+        store.fail("complete_upload", Unavailable("down"))
+
+        async def failing() -> None:
+            with pytest.raises(Unavailable):
+                await file.flush()
+
+        nursery.start_soon(failing)
+        await trio.sleep(15)
+        assert file.busy
+        await file.write(PART + 1, b"meanwhile")
+        await trio.sleep(200)
+        await file.flush()
+        expected = bytearray(filled(size))
+        expected[PART + 1 : PART + 10] = b"meanwhile"
+        assert store.body("k") == expected
+        file.close()
+
+
 # rename and unlink
 
 

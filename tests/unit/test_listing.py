@@ -20,10 +20,12 @@ def page_of(keys: list[str], groups: list[str] = [], *, encoded: bool = True, to
     def written(key: str) -> str:
         return escape(quote_key(key).replace("%20", "+") if encoded else key)
 
+    # Every second entry is of the plain form, which does not go through expat.
+    owner = "<Owner><ID>x</ID><DisplayName>Key</DisplayName></Owner>"
     entries = "".join(
         f"<Contents><Key>{written(key)}</Key><LastModified>2026-11-21T09:30:00.250Z</LastModified>"
-        f"<ETag>&quot;e{number}&quot;</ETag><Size>{number}</Size><Owner><ID>x</ID><DisplayName>Key</DisplayName></Owner>"
-        "<StorageClass>STANDARD</StorageClass></Contents>\n  "
+        f"<ETag>&quot;e{number}&quot;</ETag><Size>{number}</Size>{owner if number % 2 else ''}"
+        f"<StorageClass>STANDARD</StorageClass></Contents>" + ("\n  " if number % 4 else "")
         for number, key in enumerate(keys)
     )
     prefixes = "".join(f"<CommonPrefixes><Prefix>{written(group)}</Prefix></CommonPrefixes>" for group in groups)
@@ -84,6 +86,34 @@ def test_what_is_cut_or_no_listing_is_a_bad_reply(document: bytes) -> None:
     with pytest.raises(BadReply):
         parser.feed(document)
         parser.page(0)
+
+
+@pytest.mark.parametrize("hidden", ["<!--{}-->", "<![CDATA[{}]]>", "<?p {}?>"])
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_an_entry_that_is_no_element_is_none(hidden: str, size: int) -> None:
+    entry = '<Contents><Key>{}</Key><ETag>"e"</ETag><Size>1</Size><LastModified>2026-11-21T09:30:00Z</LastModified>'
+    one, other = (entry.format(key) + "</Contents>" for key in ("real", "false"))
+    document = (
+        f"{HEAD}<ListBucketResult{SPACE}><Name>b</Name>{one}<X>{hidden.format(other)}</X>"
+        "<IsTruncated>false</IsTruncated></ListBucketResult>"
+    ).encode()
+    parser = ListParser()
+    for start in range(0, len(document), size):
+        parser.feed(document[start : start + size])
+    assert [listed.key for listed in parser.page(0).objects] == ["real"]
+
+
+def test_an_entry_that_is_cut_is_a_bad_reply_and_one_without_an_etag_is_not() -> None:
+    entry = "<Contents><Key>k</Key><Size>1</Size><LastModified>2026-11-21T09:30:00Z</LastModified></Contents>"
+    head = f"{HEAD}<ListBucketResult{SPACE}><Name>b</Name>"
+    parser = ListParser()
+    parser.feed(f"{head}{entry}</ListBucketResult>".encode())
+    assert [(listed.key, listed.etag) for listed in parser.page(0).objects] == [("k", '""')]
+    for broken in (entry[:-1], entry.replace("<Key>k</Key>", ""), entry.replace("<Size>1</Size>", "")):
+        parser = ListParser()
+        with pytest.raises(BadReply):
+            parser.feed(f"{head}{broken}</ListBucketResult>".encode())
+            parser.page(0)
 
 
 def test_uploads_are_listed_with_their_markers() -> None:

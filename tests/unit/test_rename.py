@@ -97,6 +97,38 @@ async def test_mv_of_a_file_still_open_for_writing(tmp_path: Path, synced: bool,
 
 
 @run_virtual
+async def test_a_file_whose_last_handle_goes_while_it_is_moved_is_moved(tmp_path: Path) -> None:
+    """The kernel sends RELEASE when it likes: also in the middle of a RENAME."""
+    store = MemoryStore()
+    store.place("f", b"content")
+    async with mounted(store, tmp_path) as kernel, trio.open_nursery() as nursery:
+        reader = await kernel.open("f")
+        store.latency_seconds = 1.0
+        nursery.start_soon(kernel.rename, "f", "g")
+        await trio.sleep(0.5)
+        await kernel.close(reader)
+        await trio.sleep(5)
+        assert await kernel.read("g") == b"content"
+        assert store.keys() == ["g"]
+
+
+@run_virtual
+async def test_a_file_that_is_opened_while_it_is_moved_is_read_under_its_new_name(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"content" * 100_000)
+    async with mounted(store, tmp_path) as kernel, trio.open_nursery() as nursery:
+        ino = await kernel.ino("f")
+        store.latency_seconds = 1.0
+        nursery.start_soon(kernel.rename, "f", "g")
+        await trio.sleep(0.1)
+        reader = await kernel.fs.open(ino, os.O_RDONLY)
+        await trio.sleep(5)
+        assert bytes(await kernel.fs.read(reader, 600_000, 7)) == (b"content" * 100_000)[600_000:600_007]
+        await kernel.fs.release(reader)
+        assert await kernel.read("g") == b"content" * 100_000
+
+
+@run_virtual
 async def test_a_failed_copy_leaves_the_source_and_no_target(tmp_path: Path) -> None:
     """A3"""
     store = MemoryStore()
