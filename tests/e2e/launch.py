@@ -1,0 +1,69 @@
+"""Starts s3mount as its entry point does, but able to say what it is doing and with planted bugs.
+
+`python launch.py STACKS PLANT ARGUMENT...`: SIGUSR1 appends the stacks of all threads to the file STACKS, SIGUSR2
+those of all trio tasks; PLANT names one of `PLANTS` or is empty.
+"""
+
+import faulthandler
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import trio
+
+HANDLER_BUGS: dict[bytes, type[Exception]] = {b"plant-KeyError": KeyError, b"plant-MemoryError": MemoryError}
+
+
+def handler_bugs() -> None:
+    """A lookup of one of the names in HANDLER_BUGS raises what no handler should."""
+    from s3mount.vfs.filesystem import FileSystem
+
+    lookup = FileSystem.lookup
+
+    async def planted(self: Any, parent: Any, name: bytes) -> Any:
+        if name in HANDLER_BUGS:
+            raise HANDLER_BUGS[name]("planted by the tests")
+        return await lookup(self, parent, name)
+
+    FileSystem.lookup = planted  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {"handler-bugs": handler_bugs}
+
+
+def write_tasks(path: Path) -> None:
+    """Append where each trio task waits, nurseries in depth order."""
+    with path.open("a") as out:
+        root = trio.lowlevel.current_root_task()
+        waiting = [root] if root else []
+        while waiting:
+            task = waiting.pop()
+            waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+            print(f"--- task {task.name}", file=out)
+            for frame, line in task.iter_await_frames():
+                print("".join(traceback.format_list([_summary(frame, line)])), end="", file=out)
+
+
+def _summary(frame: FrameType, line: int) -> traceback.FrameSummary:
+    return traceback.FrameSummary(frame.f_code.co_filename, line, frame.f_code.co_name)
+
+
+def main() -> int:
+    stacks, plant, *arguments = sys.argv[1:]
+    out = Path(stacks).open("a")  # noqa: SIM115 - faulthandler keeps it for the life of the process
+    faulthandler.register(signal.SIGUSR1, file=out, all_threads=True)
+    signal.signal(signal.SIGUSR2, lambda *_: write_tasks(Path(stacks)))
+    if plant:
+        PLANTS[plant]()
+    from s3mount import cli
+
+    sys.argv = ["s3mount", *arguments]
+    return int(cli.main() or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The harness itself: the watchdog frees a test that hangs on a mount; the proxy counts and breaks as it is told."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import pytest
+
+from tests.e2e.mounting import ROOT, Place, eventually
+from tests.e2e.watchdog import Watchdog, connection_of, detach
+from tests.proxy import FaultProxy, Rule
+from tests.servers import Server
+
+HANGS = """
+import sys, pyfuse3, trio
+class Hangs(pyfuse3.Operations):
+    async def lookup(self, parent, name, ctx=None):
+        await trio.sleep_forever()
+pyfuse3.init(Hangs(), sys.argv[1], {"fsname=hangs"})
+trio.run(pyfuse3.main)
+"""
+
+
+def test_the_watchdog_frees_a_hung_call(watchdog: Watchdog, tmp_path: Path) -> None:
+    """A call that a file system never answers returns with an error once the watchdog has killed the daemon."""
+    root = tmp_path / "mnt"
+    root.mkdir()
+    daemon = subprocess.Popen([sys.executable, "-c", HANGS, root], stderr=subprocess.DEVNULL)
+    own = Watchdog(tmp_path / "report")
+    try:
+        assert eventually(lambda: connection_of(root) is not None)
+        own.guard(daemon.pid, root, tmp_path / "stacks")
+        own.arm("a hanging test", 1.0)
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            os.stat(root / "name")
+        assert time.monotonic() - began < 20
+        assert eventually(lambda: connection_of(root) is None)
+        assert "a hanging test was late" in own.disarm()
+    finally:
+        own.stop()
+        daemon.kill()
+        daemon.wait(10)
+        detach(root)
+
+
+def test_the_watchdog_cleans_up_behind_a_killed_pytest(watchdog: Watchdog, tmp_path: Path) -> None:
+    """When the process that started it is gone, so are the daemons and mounts it guarded."""
+    root = tmp_path / "mnt"
+    root.mkdir()
+    daemon = subprocess.Popen([sys.executable, "-c", HANGS, root], stderr=subprocess.DEVNULL)
+    code = (
+        "import os, sys, pathlib, tests.e2e.watchdog as w; own = w.Watchdog(pathlib.Path(sys.argv[1]));"
+        "own.guard(int(sys.argv[2]), pathlib.Path(sys.argv[3]), pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    try:
+        assert eventually(lambda: connection_of(root) is not None)
+        words = [sys.executable, "-c", code, str(tmp_path / "report"), str(daemon.pid), str(root)]
+        assert subprocess.run(words, cwd=ROOT).returncode == -9
+        assert eventually(lambda: connection_of(root) is None)
+        assert daemon.wait(10) == -9
+    finally:
+        daemon.kill()
+        daemon.wait(10)
+        detach(root)
+
+
+def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place: Place) -> None:
+    """Each fault reaches a client as what it says, requests are counted by kind, rates are kept."""
+    s3: Any = boto3.client(
+        "s3",
+        endpoint_url=proxy.endpoint_url,
+        aws_access_key_id=seaweedfs.access_key,
+        aws_secret_access_key=seaweedfs.secret_key,
+        region_name=seaweedfs.region,
+        config=botocore.config.Config(
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=2
+        ),
+    )
+    there = {"Bucket": place.bucket, "Key": place.prefix + "f"}
+    body = os.urandom(3_000_000)
+    s3.put_object(**there, Body=body)
+    assert s3.get_object(**there)["Body"].read() == body
+    s3.list_objects_v2(Bucket=place.bucket, Prefix=place.prefix)
+    assert proxy.counts() == {"put": 1, "get": 1, "list": 1}
+    assert proxy.counts("f$") == {"put": 1, "get": 1}
+    proxy.add(Rule(fault="cut_body", kind="get", cut_at_bytes=1000, times=1))
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        s3.get_object(**there)["Body"].read()
+    proxy.add(Rule(fault="error", kind="head", status=503, code="SlowDown", times=1))
+    with pytest.raises(botocore.exceptions.ClientError, match="503"):
+        s3.head_object(**there)
+    assert s3.head_object(**there)["ContentLength"] == len(body)
+    proxy.add(Rule(fault="drop_reply", kind="delete", times=1))
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        s3.delete_object(**there)
+    assert place.names() == []
+    proxy.add(Rule(fault="black_hole", key="f$", times=1))
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        s3.get_object(**there)
+    proxy.clear()
+    proxy.limit(total=6e6)
+    began = time.monotonic()
+    s3.put_object(**there, Body=body)
+    assert 0.4 < time.monotonic() - began < 2
+    assert place.get("f") == body
+    s3.close()

@@ -1,0 +1,134 @@
+"""Request budgets, counted at a proxy: each operation costs what the table in the README promises."""
+
+import os
+import time
+from collections import Counter
+
+from tests.e2e.material import in_threads
+from tests.e2e.mounting import Mounted, Mounts, Place, succeed
+from tests.proxy import FaultProxy, Seen
+
+
+def paid(proxy: FaultProxy) -> Counter[str]:
+    """What was asked since the last call, once nothing is under way any more."""
+    while any(not request.ended for request in proxy.requests()):
+        time.sleep(0.01)
+    counts = proxy.counts()
+    proxy.forget()
+    return counts
+
+
+def listed(proxied: Mounted, proxy: FaultProxy, name: str = "") -> None:
+    """Make our knowledge of a directory fresh, at no charge."""
+    succeed("ls", "-l", proxied.root / name)
+    paid(proxy)
+
+
+def test_a_small_file_is_created_written_and_closed_by_one_put(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """Create, write and close of a small file in a freshly listed directory is 1 PUT."""
+    place.put("d/other", b"x")
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy, "d")
+    (proxied.root / "d/new").write_bytes(b"content")
+    assert paid(proxy) == {"put": 1}
+    assert place.get("d/new") == b"content"
+
+
+def test_a_small_file_is_read_by_one_get(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """Reading a small file of a freshly listed directory is 1 GET, open included."""
+    place.put("d/f", b"content" * 1000)
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy, "d")
+    assert (proxied.root / "d/f").read_bytes() == b"content" * 1000
+    assert paid(proxy) == {"get": 1}
+
+
+def test_a_cold_path_costs_two_requests_a_directory(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """`cat a/b/c/file` cold is a HEAD and a LIST per component and 1 GET; again within the lifetime 1 GET or less."""
+    place.put("a/b/c/file", b"deep")
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    paid(proxy)
+    succeed("cat", proxied.root / "a/b/c/file")
+    assert paid(proxy).total() <= 2 * 4 + 1
+    succeed("cat", proxied.root / "a/b/c/file")
+    assert paid(proxy).total() <= 1
+
+
+def test_a_listing_costs_a_request_per_thousand_names(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """`ls` and `ls -l` of 2,500 entries are 3 LIST and nothing else, and again within the lifetime nothing."""
+    in_threads(lambda number: place.put(f"d/f{number:05}"), range(2500), threads=16)
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    (proxied.root / "d").stat()
+    paid(proxy)
+    assert len(succeed("ls", proxied.root / "d").splitlines()) == 2500
+    assert paid(proxy) == {"list": 3}
+    assert len(succeed("ls", "-l", proxied.root / "d").splitlines()) == 2501
+    assert paid(proxy) == {}
+
+
+def test_overwriting_costs_a_head_and_a_put(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """Overwriting a file is HEAD + PUT, and what the object carries besides its bytes survives."""
+    carried = {"CacheControl": "max-age=60", "ContentType": "text/x-special", "Metadata": {"foreign": "kept"}}
+    place.put("f", b"old", **carried)
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy)
+    (proxied.root / "f").write_bytes(b"new")
+    assert paid(proxy) == {"head": 1, "put": 1}
+    head = place.head("f")
+    assert {name: head[name] for name in carried} == carried
+
+
+def test_open_and_close_without_a_change_store_nothing(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """Open and close without change is 0 PUT, for reading, for writing, for appending."""
+    etag = place.put("f", b"content")
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy)
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_WRONLY | os.O_CREAT):
+        os.close(os.open(proxied.root / "f", flags))
+    assert set(paid(proxy)) <= {"get", "head"}
+    assert place.head("f")["ETag"] == etag
+
+
+def test_a_shell_redirection_stores_once(proxied: Mounted, proxy: FaultProxy) -> None:
+    """`cmd > f` of a new file is 1 PUT although the shell closes a duplicate first; so is an empty one."""
+    listed(proxied, proxy)
+    succeed("sh", "-c", "echo content > f", cwd=proxied.root)
+    counts = paid(proxy)
+    succeed("sh", "-c", ": > empty", cwd=proxied.root)
+    deadline = time.monotonic() + 5
+    empty = paid(proxy)
+    while not empty and time.monotonic() < deadline:  # stored by RELEASE, which nobody waits for
+        empty += paid(proxy)
+    assert proxied.place.names() == ["empty", "f"]
+    assert counts == {"put": 1}
+    assert empty == {"put": 1}
+
+
+def test_an_idle_mount_asks_nothing(proxied: Mounted, proxy: FaultProxy) -> None:
+    """Nothing happening is 0 requests, after reading and writing too."""
+    (proxied.root / "f").write_bytes(b"x")
+    assert (proxied.root / "f").read_bytes() == b"x"
+    paid(proxy)
+    time.sleep(7)  # longer than every lifetime
+    assert paid(proxy) == {}
+
+
+def test_a_rename_is_one_copy_and_one_delete(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """`mv f g` in a freshly listed directory is COPY + DELETE."""
+    place.put("f", b"content")
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy)
+    os.rename(proxied.root / "f", proxied.root / "g")
+    assert paid(proxy) == {"copy": 1, "delete": 1}
+    assert place.names() == ["g"]
+
+
+def test_no_request_is_ever_repeated_without_need(proxied: Mounted, proxy: FaultProxy) -> None:
+    """On a healthy store nothing is answered with an error but the misses of a lookup."""
+    (proxied.root / "d").mkdir()
+    for number in range(20):
+        (proxied.root / f"d/{number}").write_bytes(b"x" * number)
+        (proxied.root / f"d/{number}").read_bytes()
+    succeed("rm", "-r", proxied.root / "d")
+    failed: list[Seen] = [seen for seen in proxy.requests() if seen.status >= 400]
+    assert all(seen.kind == "head" and seen.status == 404 for seen in failed), failed

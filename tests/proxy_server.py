@@ -1,0 +1,339 @@
+"""The fault proxy itself, a program: `python -m tests.proxy_server HOST PORT` forwards to an S3 server and obeys pipes.
+
+It prints its port; each line of standard input is a verb and a value in JSON, answered by one line. A thread per
+connection; their shared state is `_State`. Requests are forwarded byte for byte but for `Expect`.
+"""
+
+import contextlib
+import json
+import re
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from tests.proxy import Rule, Seen, kind_of
+
+CHUNK_BYTES = 256 * 1024
+SOCKET_BUFFER_BYTES = 256 * 1024
+
+
+class _Closed(Exception):
+    """The other side ended the connection."""
+
+
+class _Bucket:
+    """A token bucket without burst. The mutable state is when the next byte may go, under the lock."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def take(self, count: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            due = max(self._next, now)
+            self._next = due + count / self.rate
+        if due > now:
+            time.sleep(due - now)
+
+
+class _Stream:
+    """One socket with what was read from it too early."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.rest = b""
+        self._chunk = memoryview(bytearray(CHUNK_BYTES))
+
+    def head(self) -> bytes:
+        """The bytes up to and with the empty line; raises _Closed before the first one, too."""
+        while (end := self.rest.find(b"\r\n\r\n")) < 0:
+            found = self.sock.recv(65536)
+            if not found:
+                raise _Closed
+            self.rest += found
+        head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
+        return head
+
+    def line(self) -> bytes:
+        while (end := self.rest.find(b"\r\n")) < 0:
+            found = self.sock.recv(65536)
+            if not found:
+                raise _Closed
+            self.rest += found
+        line, self.rest = self.rest[: end + 2], self.rest[end + 2 :]
+        return line
+
+    def pieces(self, size: int, piece_max: int) -> Iterator[memoryview]:
+        """The next `size` bytes in pieces; each is valid until the next."""
+        while size > 0:
+            if self.rest:
+                taken = self.rest[: min(size, piece_max)]
+                self.rest = self.rest[len(taken) :]
+                size -= len(taken)
+                yield memoryview(taken)
+                continue
+            count = self.sock.recv_into(self._chunk, min(size, piece_max, CHUNK_BYTES))
+            if count == 0:
+                raise _Closed
+            size -= count
+            yield self._chunk[:count]
+
+    def reset(self) -> None:
+        """Close so that the peer sees a reset, not an end."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+
+
+@dataclass(slots=True)
+class _State:
+    """Everything connections share. The mutable state is all of it, under `lock`."""
+
+    upstream: tuple[str, int]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    rules: list[tuple[Rule, list[int]]] = field(default_factory=list)
+    """Each with how many requests it matched so far."""
+    seen: list[Seen] = field(default_factory=list)
+    total: tuple[_Bucket, _Bucket] | None = None
+    connection_rate: float | None = None
+    released: threading.Event = field(default_factory=threading.Event)
+    """Set when rules are cleared; a new one takes its place."""
+
+    def rule_for(self, request: Seen) -> Rule:
+        with self.lock:
+            for rule, used in self.rules:
+                if (rule.method and rule.method != request.method) or (rule.kind and rule.kind != request.kind):
+                    continue
+                if rule.key and not re.search(rule.key, request.key):
+                    continue
+                used[0] += 1
+                if used[0] > rule.skip and (rule.times is None or used[0] <= rule.skip + rule.times):
+                    return rule
+        return Rule()
+
+
+class _Connection:
+    """One client connection, served by one thread until either side closes it."""
+
+    def __init__(self, state: _State, sock: socket.socket) -> None:
+        self._state = state
+        self._client = _Stream(sock)
+        self._upstream: _Stream | None = None
+        self._own: dict[int, _Bucket] = {}
+
+    def run(self) -> None:
+        try:
+            while self._one():
+                pass
+        except (OSError, _Closed):
+            pass
+        finally:
+            self._client.sock.close()
+            if self._upstream is not None:
+                self._upstream.sock.close()
+
+    def _one(self) -> bool:
+        """Serve one request; whether another may follow."""
+        head = self._client.head()
+        headers = _headers(head)
+        method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
+        path, _, query = target.partition("?")
+        bucket, _, key = unquote(path.lstrip("/") if path.startswith("//") else path[1:]).partition("/")
+        arguments = parse_qs(query, keep_blank_values=True)
+        kind = kind_of(method, key, arguments, headers)
+        shown = arguments["prefix"][0] if kind == "list" and "prefix" in arguments else key
+        request = Seen(method, kind, bucket, shown, query, headers.get("range", ""), began=time.monotonic())
+        with self._state.lock:
+            self._state.seen.append(request)
+        released = self._state.released
+        rule = self._state.rule_for(request)
+        try:
+            return self._answer(request, rule, head, headers, released)
+        finally:
+            request.ended = time.monotonic()
+
+    def _answer(
+        self, request: Seen, rule: Rule, head: bytes, headers: dict[str, str], released: threading.Event
+    ) -> bool:
+        if rule.delay_seconds:
+            released.wait(rule.delay_seconds)
+        if rule.fault == "reset":
+            self._client.reset()
+            return False
+        if headers.get("expect", "").lower() == "100-continue":
+            self._client.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)
+        if rule.fault in {"error", "black_hole"}:
+            self._send_body(headers, None, request)
+            if rule.fault == "black_hole":
+                self._wait_in_black_hole(released)
+                return False
+            self._client.sock.sendall(_error(rule, request))
+            request.status = rule.status
+            return True
+        upstream = self._connect()
+        upstream.sock.sendall(head)
+        self._send_body(headers, upstream.sock, request)
+        return self._reply(upstream, request, rule)
+
+    def _connect(self) -> _Stream:
+        if self._upstream is not None and select.select([self._upstream.sock], [], [], 0)[0]:
+            self._upstream.sock.close()  # readable before it was asked: the server ended it
+            self._upstream = None
+        if self._upstream is None:
+            sock = socket.create_connection(self._state.upstream, 10)
+            sock.settimeout(None)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._upstream = _Stream(sock)
+        return self._upstream
+
+    def _send_body(self, headers: dict[str, str], to: socket.socket | None, request: Seen) -> None:
+        for piece in self._body(self._client, headers, 0):
+            request.sent += len(piece)
+            if to is not None:
+                to.sendall(piece)
+
+    def _reply(self, upstream: _Stream, request: Seen, rule: Rule) -> bool:
+        head = upstream.head()
+        while head.split(b" ", 2)[1].startswith(b"1"):
+            head = upstream.head()
+        status, headers = int(head.split(b" ", 2)[1]), _headers(head)
+        silent = request.method == "HEAD" or status in {204, 304}
+        if rule.fault == "drop_reply":
+            if not silent:
+                for _ in self._body(upstream, headers, 1):
+                    pass
+            request.status = status
+            self._client.reset()
+            return False
+        self._client.sock.sendall(head)
+        if not silent:
+            left = rule.cut_at_bytes if rule.fault == "cut_body" else None
+            for piece in self._body(upstream, headers, 1):
+                self._client.sock.sendall(piece if left is None else piece[:left])
+                request.received += len(piece)
+                if left is not None:
+                    left = max(left - len(piece), 0)
+                    if left == 0:
+                        request.status = status
+                        return False
+        request.status = status
+        return "close" not in headers.get("connection", "").lower()
+
+    def _body(self, source: _Stream, headers: dict[str, str], direction: int) -> Iterator[memoryview]:
+        """The body as it stands on the wire, chunk heads included, no faster than the limits allow."""
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            while True:
+                line = source.line()
+                yield memoryview(line)
+                size = int(line.split(b";")[0], 16)
+                yield from self._paced(source, size + 2 if size else 0, direction)
+                if size == 0:
+                    while (line := source.line()) != b"\r\n":
+                        yield memoryview(line)
+                    yield memoryview(b"\r\n")
+                    return
+        yield from self._paced(source, int(headers.get("content-length", 0)), direction)
+
+    def _paced(self, source: _Stream, size: int, direction: int) -> Iterator[memoryview]:
+        buckets = self._buckets(direction)
+        piece_max = CHUNK_BYTES
+        for bucket in buckets:
+            piece_max = min(piece_max, max(int(bucket.rate / 50), 1024))
+        for piece in source.pieces(size, piece_max):
+            for bucket in buckets:
+                bucket.take(len(piece))
+            yield piece
+
+    def _buckets(self, direction: int) -> list[_Bucket]:
+        with self._state.lock:
+            found = [self._state.total[direction]] if self._state.total else []
+            rate = self._state.connection_rate
+        if rate is not None:
+            own = self._own.get(direction)
+            if own is None or own.rate != rate:
+                own = self._own[direction] = _Bucket(rate)
+            found.append(own)
+        return found
+
+    def _wait_in_black_hole(self, released: threading.Event) -> None:
+        while not released.wait(0.2):
+            if select.select([self._client.sock], [], [], 0)[0] and not self._client.sock.recv(65536):
+                return
+
+
+def _error(rule: Rule, request: Seen) -> bytes:
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{rule.code}</Code><Message>injected by the tests</Message><RequestId>1</RequestId></Error>"
+    )
+    lines = [
+        f"HTTP/1.1 {rule.status} Injected",
+        f"Date: {formatdate(time.time() + rule.date_shift_seconds, usegmt=True)}",
+        "Content-Type: application/xml",
+        f"Content-Length: {len(body)}",
+    ]
+    if rule.retry_after_seconds is not None:
+        lines.append(f"Retry-After: {rule.retry_after_seconds}")
+    return ("\r\n".join(lines) + "\r\n\r\n" + ("" if request.method == "HEAD" else body)).encode()
+
+
+def _obey(state: _State, verb: str, value: Any) -> object:
+    with state.lock:
+        match verb:
+            case "add":
+                state.rules.append((Rule(**value), [0]))
+            case "clear":
+                state.rules.clear()
+                state.total = state.connection_rate = None
+                state.released.set()
+                state.released = threading.Event()
+            case "limit":
+                total = value["total"]
+                state.total = (_Bucket(total), _Bucket(total)) if total else None
+                state.connection_rate = value["connection"]
+            case "requests":
+                return [asdict(request) for request in state.seen]
+            case "forget":
+                state.seen[:] = [request for request in state.seen if not request.ended]
+    return None
+
+
+def _accept(state: _State, listener: socket.socket) -> None:
+    while True:
+        sock, _ = listener.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=_Connection(state, sock).run, daemon=True).start()
+
+
+def main() -> None:
+    state = _State((sys.argv[1], int(sys.argv[2])))
+    threading.stack_size(512 * 1024)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    threading.Thread(target=_accept, args=(state, listener), daemon=True).start()
+    print(listener.getsockname()[1], flush=True)
+    for line in sys.stdin:
+        verb, value = json.loads(line)
+        print(json.dumps(_obey(state, verb, value)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
