@@ -19,7 +19,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from s3mount import drain, instance, kernel, logs, preflight
+from s3mount import drain, instance, kernel, logs, preflight, turns
 from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
@@ -159,6 +159,7 @@ class Daemon:
             session.start_soon(self._stop_on_signal, filesystem)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
+            pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
             await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
             session.cancel_scope.cancel()
         # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 RETRY_STREAM_BYTES = 1024 * 1024
 ADOPTED_BYTES = 1024 * 1024
+ADOPTED_MAX_BYTES = 16 * 1024 * 1024
+"""What an unlink may fetch so that an open file can still be read; more would surprise on the bill."""
 
 
 class File:
@@ -314,8 +316,11 @@ class File:
         await self._syncing.forsake(nothing)
 
     async def _adopt_base(self) -> None:
-        """Take what the base still shows into staging, as far as there is room: it cannot be fetched once deleted."""
+        """Take what a small base still shows into staging, if there is room: it cannot be fetched once deleted. What a
+        large one has not brought yet answers ESTALE afterwards."""
         layers, staging = self._layers, self._storage.staging
+        if layers.base_stop > ADOPTED_MAX_BYTES:
+            return
         buffer = memoryview(bytearray(min(ADOPTED_BYTES, layers.base_stop)))
         position = 0
         while position < layers.base_stop:

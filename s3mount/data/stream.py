@@ -23,8 +23,8 @@ class Stream:
     """One upload under way while its file is being written."""
 
     def __init__(self, storage: Storage, layers: Layers, multipart: Multipart) -> None:
-        # The mutable state: the next part to send and where it starts; parts in flight, each with whether it was
-        # rewritten meanwhile; parts dropped (all of them stored); whether one failed, after which nothing more is
+        # The mutable state: the next part to send; how far parts were ever sent; parts in flight, each with whether it
+        # was rewritten meanwhile; parts dropped (all of them stored); whether one failed, after which nothing more is
         # sent ahead.
         self._storage = storage
         self._layers = layers
@@ -54,7 +54,7 @@ class Stream:
         """Send the next part; its turn was taken."""
         number = self.next
         self.next += 1
-        self._high = self._storage.grid.part(number)[1]
+        self._high = max(self._high, self._storage.grid.part(number)[1])
         assert number not in self._stale
         self._stale[number] = False
         self._scopes[number] = trio.CancelScope()
@@ -82,7 +82,7 @@ class Stream:
         if start >= min(stop, self._high):
             return
         grid = self._storage.grid
-        for number in range(grid.number_at(start), min(grid.number_at(stop - 1), self.next - 1) + 1):
+        for number in range(grid.number_at(start), grid.number_at(min(stop, self._high) - 1) + 1):
             if number in self._stale:
                 self._stale[number] = True
             self.multipart.forget(number)
@@ -90,6 +90,7 @@ class Stream:
 
     def missing(self, size: int) -> Iterator[SendPart]:
         """The parts that have to be sent before a file of `size` bytes is complete, but those in flight."""
+        self._high = max(self._high, size)  # the caller sends them, up to the last
         for step in self._storage.grid.steps(size):
             assert isinstance(step, SendPart)
             stored = self.multipart.parts.get(step.number)

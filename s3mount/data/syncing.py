@@ -31,6 +31,8 @@ from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, Stored
 
 log = logging.getLogger(__name__)
 
+PARTS_REFUSED = ("InvalidPart", "InvalidPartOrder", "EntityTooSmall")
+
 
 class Attempt:
     """One try to store what the file was at its start; whoever asked before that gets its outcome."""
@@ -274,8 +276,11 @@ class Syncing:
                 self._thaw(epoch)
                 self._doubt(epoch)
                 raise
-            except S3MountError:
+            except S3MountError as error:
                 self._thaw(epoch)
+                if isinstance(error, StoreError) and error.code in PARTS_REFUSED:
+                    # A part that was cancelled has landed after its repetition: only another upload helps.
+                    self._lost_with(epoch, error)
                 raise
             except BaseException:
                 self._thaw(epoch)
@@ -308,7 +313,7 @@ class Syncing:
 
     def _lost_with(self, epoch: Epoch, error: StoreError) -> bool:
         """An upload is gone. Whether bytes went with it; if not, all of them can be sent again."""
-        dropped = epoch.stream is not None and bool(epoch.stream.dropped)
+        dropped = epoch.stream is not None and epoch.stream.lacks_bytes
         self.drop_stream()
         if dropped:
             log.error("upload was lost with bytes that had left staging key=%r reason=%s", self.key, error)

@@ -9,7 +9,7 @@ from s3mount.errors import Busy, FileTooBig, Lost, LostReply, StagingFull, Stale
 from s3mount.store.base import Headers
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
-from tests.unit.files import PART, created, opened, pattern, storage_on
+from tests.unit.files import PART, CheckingStore, created, opened, pattern, storage_on
 
 
 async def fill(file: object, size: int, *, start: int = 0, step: int = 128 * KIB) -> None:
@@ -32,13 +32,13 @@ async def test_create_write_close_is_one_put() -> None:
         file = created(storage)
         await file.flush()
         assert not store.counts, "nothing was written yet"
-        assert file.dirty
+        assert "new dirty" in repr(file)
         await file.write(0, b"hello")
         assert bytes(await file.read(0, 100)) == b"hello"
         await file.flush()
         assert store.counts == {"put": 1}
         assert store.body("k") == b"hello"
-        assert not file.dirty
+        assert "clean" in repr(file)
         await file.sync()
         await file.flush()
         assert store.counts == {"put": 1}
@@ -341,7 +341,7 @@ async def test_a_part_rewritten_before_completion_is_sent_again() -> None:
 
 @run_virtual
 async def test_parts_in_flight_that_are_rewritten_are_sent_again() -> None:
-    store = MemoryStore(latency_seconds=10)
+    store = CheckingStore(latency_seconds=10)
     size = 4 * PART
     async with storage_on(store) as storage:
         file = created(storage)
@@ -625,9 +625,11 @@ async def test_a_stream_whose_completion_failed_sends_again_what_was_written_mea
         await trio.sleep(15)
         assert file.busy
         await file.write(PART + 1, b"meanwhile")
+        await file.truncate(2 * PART + 5)
+        await file.truncate(size)
         await trio.sleep(200)
         await file.flush()
-        expected = bytearray(filled(size))
+        expected = bytearray(filled(2 * PART + 5) + bytes(2 * PART - 5))
         expected[PART + 1 : PART + 10] = b"meanwhile"
         assert store.body("k") == expected
         file.close()

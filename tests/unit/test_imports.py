@@ -26,6 +26,7 @@ SIDES = {
     "kernel": ({"config", "errors"}, {"daemon", "preflight"}),
     "instance": ({"config", "errors"}, {"daemon"}),
     "logs": ({"config", "errors"}, {"daemon"}),
+    "turns": (set[str](), {"daemon"}),
     "drain": (set[str](), {"daemon"}),
 }
 
