@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
-from s3mount.data.storage import Storage
 
 from s3mount.config import Config
+from s3mount.data.storage import Storage
 from s3mount.errors import Exists, IsADirectory, NoEntry, NotADirectory, Stale
 from s3mount.vfs.attributes import ROOT, Attributes, Caller, Changes
 from s3mount.vfs.filesystem import FileSystem
