@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
 """No WRITE for so long after the kernel was asked for its dirty pages: it has handed them over."""
+QUIET_MAX_SECONDS = 5.0
+"""A program that never stops writing is not waited for longer: what it wrote before has come."""
+LAST_SYNC_SECONDS = 2.0
+"""What is left for the last look, whatever the stop has taken."""
 IDLE_TASKS_MIN = 8
 """Request tasks that stay when idle: starting one costs as much as answering a lookup."""
 
@@ -109,8 +113,8 @@ class Daemon:
         self._ready = ready
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
         self._failure: StartError | None = None
-        self._lost: list[str] = []
-        self._stopping = False
+        self._lost: set[str] = set()
+        self._stop_by: float | None = None
 
     async def run(self) -> int:
         """Serve until unmounted or told to stop; the exit status. Raises StartError."""
@@ -122,7 +126,7 @@ class Daemon:
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
-        for path in self._lost:
+        for path in sorted(self._lost):
             log.error("file was lost path=%s", path)
         log.info("stopped source=%s lost=%d", self._config.source, len(self._lost))
         return 1 if self._lost else 0
@@ -163,37 +167,37 @@ class Daemon:
             await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
             session.cancel_scope.cancel()
         # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
-        self._lost += await filesystem.sync_all()
+        now = trio.current_time()
+        stop_by = self._stop_by or now + config.stop_timeout_seconds
+        await self._sync_all(filesystem, max(stop_by, now + LAST_SYNC_SECONDS))
         pyfuse3.close(unmount=False)
 
     async def _stop_on_signal(self, filesystem: FileSystem) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 async for number in signals:
-                    if self._stopping:
+                    if self._stop_by is not None:
                         log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
-                        self._lost += filesystem.paths_open_for_writing()
+                        self._lost.update(filesystem.paths_not_stored())
                         pyfuse3.terminate()
                         return
-                    self._stopping = True
+                    self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
                     log.info("stopping signal=%s", signal.Signals(number).name)
-                    nursery.start_soon(self._stop, filesystem)
+                    nursery.start_soon(self._stop, filesystem, self._stop_by)
 
-    async def _stop(self, filesystem: FileSystem) -> None:
+    async def _stop(self, filesystem: FileSystem, deadline: float) -> None:
         config = self._config
-        deadline = trio.current_time() + config.stop_timeout_seconds
         filesystem.refuse_new_writers()
         paths = filesystem.paths_open_for_writing()
         if paths:
-            with trio.move_on_at(deadline):
+            # Half of the time is kept for the uploads.
+            with trio.move_on_after(config.stop_timeout_seconds / 2):
                 await self._drain_kernel(paths)
-                # Not a poll: it sleeps until a computed time, which each WRITE moves on.
-                while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
-                    await trio.sleep(wait)
-        with trio.move_on_at(deadline) as scope:
-            self._lost += await filesystem.sync_all()
-        if scope.cancelled_caught:
-            self._lost += filesystem.paths_open_for_writing()
+                with trio.move_on_after(QUIET_MAX_SECONDS):
+                    # Not a poll: it sleeps until a computed time, which each WRITE moves on.
+                    while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
+                        await trio.sleep(wait)
+        await self._sync_all(filesystem, deadline)
         filesystem.refuse_writes()
         problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
         if problem is None:
@@ -202,6 +206,13 @@ class Daemon:
         await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
         await trio.sleep_until(deadline)
         pyfuse3.terminate()
+
+    async def _sync_all(self, filesystem: FileSystem, deadline: float) -> None:
+        """Store every dirty file, in time; what is not stored then is lost."""
+        with trio.move_on_at(deadline):
+            self._lost.update(await filesystem.sync_all())
+            return
+        self._lost.update(filesystem.paths_not_stored())
 
     async def _drain_kernel(self, paths: list[str]) -> None:
         """Start the helper and wait for it; when cancelled it is killed and not waited for: it may be waiting for

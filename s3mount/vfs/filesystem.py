@@ -188,6 +188,10 @@ class FileSystem:
         """Relative to the mount's root."""
         return self._handles.paths_open_for_writing()
 
+    def paths_not_stored(self) -> list[str]:
+        """What would be lost now; relative to the mount's root."""
+        return self._handles.paths_not_stored()
+
     async def sync_all(self) -> list[str]:
         """Store every dirty file; the paths of those that failed."""
         return await self._handles.sync_all()

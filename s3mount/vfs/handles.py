@@ -203,6 +203,14 @@ class Handles:
             if inode.linked and inode.state is not None and (inode.state.writers or _unstored(inode.state))
         )
 
+    def paths_not_stored(self) -> list[str]:
+        """Relative paths of linked files that hold what is not stored."""
+        return sorted(
+            inode.path
+            for inode in self._tree.inodes
+            if inode.linked and inode.state is not None and _unstored(inode.state)
+        )
+
     async def sync_all(self) -> list[str]:
         """Store every dirty file; the paths of those that failed."""
         failed: list[str] = []
