@@ -4,6 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+distribution_python=/usr/bin/python3
 
 say() { printf '%s\n' "== $*" >&2; }
 
@@ -41,7 +42,7 @@ find_python() {
             "$candidate" -c 'import sys; print(sys.executable)'
             return
         fi
-    done < <(type -P /usr/bin/python3; type -aP python3 python3.10 python3.11 python3.12 python3.13 python3.14)
+    done < <(type -P "$distribution_python"; type -aP python3 python3.10 python3.11 python3.12 python3.13 python3.14)
     return 1
 }
 

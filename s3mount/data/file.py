@@ -60,7 +60,7 @@ class File:
         )
         self._reader = Reader(storage, self._layers, self._syncing.settle)
         self._pristine = base is None
-        self._part_bytes = storage.grid.part(1)[1]
+        self._part_bytes = storage.first_part_stop
         self._look_bytes = self._part_bytes if base is None else sys.maxsize
         self._closed = False
 

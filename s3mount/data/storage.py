@@ -70,6 +70,7 @@ class Storage:
         )
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.grid = Grid(config.part_size_bytes, config.file_size_max_bytes)
+        self.first_part_stop = self.grid.part(1)[1]
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
         self.copies_parts = True
         self.sequential_readers = 0

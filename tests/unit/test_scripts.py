@@ -41,7 +41,10 @@ def test_python_is_the_first_that_is_new_enough(tmp_path: Path) -> None:
         program.write_text(f"#!/bin/sh\n{body}\n")
         program.chmod(0o755)
     path = ":".join(str(tmp_path / folder) for folder in ("old", "broken", "good"))
-    done = bash("find_python", PATH=f"{path}:{os.environ['PATH']}")
+    path = f"{path}:{os.environ['PATH']}"
+    done = bash(f"distribution_python={tmp_path}/broken/python3; find_python", PATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "GOOD\n", "")
+    done = bash(f"distribution_python={tmp_path}/good/python3; find_python", PATH=os.environ["PATH"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "GOOD\n", "")
 
 
