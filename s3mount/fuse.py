@@ -60,7 +60,7 @@ def answered(handler: Handler[P, T]) -> Handler[P, T]:
 
 
 def encoded(attributes: Attributes) -> EntryAttributes:
-    """What the kernel is told of an inode; size -1 or mode 0 say name and type only (DESIGN section 3)."""
+    """What the kernel is told of an inode; size -1 or mode 0 say name and type only."""
     entry = EntryAttributes()
     entry.st_ino = pyfuse3.InodeT(attributes.ino)
     entry.entry_timeout = attributes.entry_seconds

@@ -52,7 +52,7 @@ def _unescaped(field: str) -> str:
 def tune(mountpoint: Path, *, readahead_bytes: int, background_max: int) -> None:
     """Raise the mount's read-ahead and its limit of background requests; where that is not permitted one line says so.
 
-    Reads come in 128 KiB otherwise, and 12 WRITEs that wait block every read (DESIGN section 6). congestion_threshold
+    Reads come in 128 KiB otherwise, and 12 WRITEs that wait block every read. congestion_threshold
     stays."""
     mount = mount_at(mountpoint)
     if mount is None:

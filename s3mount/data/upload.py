@@ -5,12 +5,12 @@ Knows no file: it is told what to send by number. Nothing it does is visible in 
 
 import hashlib
 import logging
-from collections.abc import Sequence
 
 import trio
 
 from s3mount.errors import NoSuchUpload, S3MountError, StoreError, Unavailable
 from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
+from s3mount.store.replies import multipart_etag
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +112,3 @@ def put_etag(body: Body) -> str:
     for piece in body:
         digest.update(piece)
     return f'"{digest.hexdigest()}"'
-
-
-def multipart_etag(parts: Sequence[Part]) -> str | None:
-    """See `Multipart.expected_etag`; None when the parts' etags are no MD5s."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for part in parts:
-        try:
-            digest.update(bytes.fromhex(part.etag.strip('"')))
-        except ValueError:
-            return None
-    return f'"{digest.hexdigest()}-{len(parts)}"'

@@ -112,7 +112,7 @@ class ObjectStore(Protocol):
     """An S3 bucket. Safe for any number of tasks at once; limits and retries are inside."""
 
     async def head(self, key: str) -> ObjectInfo:
-        """Describe one object. Raises NotFound, AccessDenied (settled by a LIST: DESIGN section 11)."""
+        """Describe one object. Raises NotFound, AccessDenied (a 403 is settled by a LIST: not listed is NotFound)."""
 
     async def get(
         self,
@@ -151,7 +151,7 @@ class ObjectStore(Protocol):
     ) -> Stored:
         """Copy on the server, of exactly `source_etag`; `headers` replaces all headers and metadata, None keeps them.
 
-        Objects over `copy_limit_bytes` are copied by parts. `condition` is about the target.
+        Objects over `Config.copy_max_bytes` are copied by parts. `condition` is about the target.
         Raises NotFound, PreconditionFailed.
         """
 

@@ -4,8 +4,6 @@ A completion is recognised as ours, after a lost reply, by the random token in t
 absence, else by the etag that S3 computes from the etags of the parts.
 """
 
-import binascii
-import hashlib
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
@@ -15,7 +13,7 @@ from s3mount import errors
 from s3mount.config import MIB, S3_PART_MIN_BYTES, S3_PARTS_MAX
 from s3mount.store.base import Body, Condition, Headers, ObjectInfo, Part, Stored, Upload
 from s3mount.store.listing import UploadsParser
-from s3mount.store.replies import quoted_etag, tags_of
+from s3mount.store.replies import multipart_etag, quoted_etag, tags_of
 from s3mount.store.requests import Line, Requests, condition_lines, etag_in, lines_of, new_token, refused, size_of
 from s3mount.store.signature import quote_key, quote_query
 from s3mount.store.wire import Sink, SmallBody
@@ -104,15 +102,6 @@ async def _ours(requests: Requests, upload: Upload, parts: Sequence[Part], condi
     return info if info.etag == multipart_etag(parts) else None
 
 
-def multipart_etag(parts: Sequence[Part]) -> str | None:
-    """The etag S3 gives to an object of these parts; None where the parts' etags are no digests."""
-    try:
-        digests = b"".join([binascii.unhexlify(part.etag.strip('"')) for part in parts])
-    except (binascii.Error, ValueError):
-        return None
-    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
-
-
 async def abort(requests: Requests, upload: Upload) -> None:
     order = requests.metadata(
         "abort_upload", "DELETE", upload.key, quote_query([("uploadId", upload.id)]), mutating=True
@@ -183,7 +172,7 @@ async def copy_by_parts(
             try:
                 await abort(requests, upload)
             except errors.StoreError:
-                pass  # the sweep of left-over uploads finds it; what failed first matters more
+                pass  # what failed first matters more; the upload is left to the bucket's lifecycle rules
         raise
 
 

@@ -9,13 +9,14 @@ import base64
 import binascii
 import calendar
 import functools
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_tz
 from xml.parsers import expat
 
 from s3mount import errors
-from s3mount.store.base import Headers, ObjectInfo
+from s3mount.store.base import Headers, ObjectInfo, Part
 
 WRITE_TOKEN = "s3mount-write"
 """The metadata that recognises our own creation after a lost reply; shown to nobody."""
@@ -154,6 +155,15 @@ def parse_date_ns(text: str) -> int:
 def quoted_etag(etag: str) -> str:
     """Some stores forget the quotes in one place or another."""
     return etag if not etag or etag[0] == '"' or etag.startswith('W/"') else f'"{etag}"'
+
+
+def multipart_etag(parts: Sequence[Part]) -> str | None:
+    """The etag S3 gives to an object of these parts; None where the parts' etags are no digests."""
+    try:
+        digests = b"".join([binascii.unhexlify(part.etag.strip('"')) for part in parts])
+    except (binascii.Error, ValueError):
+        return None
+    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 
 
 def info_of(key: str, headers: Mapping[str, str], size: int, date_ns: int) -> ObjectInfo:

@@ -2,8 +2,7 @@
 
 The position of a reading is the slot of the entry that was told last, so an entry that exists throughout is told
 exactly once, and what is gone is not missed. The state of a handle is bounded: the offsets of the entries told last,
-and where each page began. Every entry is exact: in this tree attributes come from the listing or are our own (DESIGN
-section 3, default attributes).
+and where each page began. Every entry is exact: in this tree attributes come from the listing or are our own.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,6 +1,6 @@
 """What the operations of one mount share: store, inode table, listings, memory of retries, and how an inode is shown.
 
-Synchronous, but for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
+Synchronous. But for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
 is what `Tree.__init__` makes; `remembered` holds versions that an open found instead of those it was asked for, in
 the order of their expiry, for the kernel's repetition of that open.
 """

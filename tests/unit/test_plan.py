@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from s3mount.config import GIB, MIB, S3_PART_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX, TIB
 from s3mount.data.plan import CopyPart, Grid, Put, SendPart, plan_upload
-from s3mount.data.upload import multipart_etag, put_etag
+from s3mount.data.upload import put_etag
 from s3mount.store.base import Part
+from s3mount.store.replies import multipart_etag
 
 GRID = Grid(5 * MIB, TIB)
 COPY_MAX = 64 * MIB
@@ -95,5 +96,5 @@ def test_the_grid_holds_the_largest_file_in_parts_of_known_places(part_mib: int,
 def test_expected_etags_are_those_of_s3() -> None:
     assert put_etag([b"hel", b"lo"]) == '"5d41402abc4b2a76b9719d911017c592"'
     part = Part(1, '"5d41402abc4b2a76b9719d911017c592"', 5)
-    assert multipart_etag([part, part]) == '"a1a2ee1ba58c1aab4ed0a0bae7f1de86-2"' or multipart_etag([part, part])
+    assert multipart_etag([part, part]) == '"616b22817b80eed9f65c3aa38cd29054-2"'
     assert multipart_etag([Part(1, '"opaque"', 5)]) is None
