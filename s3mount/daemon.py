@@ -33,6 +33,8 @@ QUIET_SECONDS = 0.5
 """No WRITE for so long after the kernel was asked for its dirty pages: it has handed them over."""
 QUIET_MAX_SECONDS = 5.0
 """A program that never stops writing is not waited for longer: what it wrote before has come."""
+GRACE_SECONDS = 0.5
+"""For answers that are on their way when the main loop is ended."""
 LAST_SYNC_SECONDS = 2.0
 """What is left for the last look, whatever the stop has taken."""
 IDLE_TASKS_MIN = 8
@@ -66,11 +68,12 @@ def _in_background(config: Config, prepared: preflight.Prepared) -> int:
     if os.fork():
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
-            word = pipe.read().decode(errors="replace")
-        if word == "ready":
+            heard = pipe.read().decode(errors="replace")
+        if heard == "ready":
             return 0
-        raise StartError(word or "the daemon ended before it served; its log says why")
+        raise StartError(heard or "the daemon ended before it served; its log says why")
     os.close(reading)
+    word = Word(writing)
     status = 1
     try:
         os.setsid()
@@ -78,27 +81,39 @@ def _in_background(config: Config, prepared: preflight.Prepared) -> int:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        status = _serve(config, prepared, ready=lambda: _say(writing, "ready"))
+        status = _serve(config, prepared, ready=lambda: word.say("ready"))
     except S3MountError as error:
-        _say(writing, str(error))
+        word.say(str(error))
     except BaseException as error:
         log.exception("daemon ended by a bug")
-        _say(writing, f"it met a bug ({type(error).__name__}); the log has the details")
+        word.say(f"it met a bug ({type(error).__name__}); the log has the details")
     finally:
         logging.shutdown()
         os._exit(status)
 
 
-def _say(pipe: int, word: str) -> None:
+class Word:
     """The child's one word to the waiting parent; later ones have no listener."""
-    with suppress(OSError):
-        os.write(pipe, word.encode())
-        os.close(pipe)
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe: int | None = pipe  # None once it was said: the number may be another file's by then
+
+    def say(self, word: str) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            with suppress(OSError):
+                os.write(pipe, word.encode())
+            os.close(pipe)
 
 
 def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], None]) -> int:
     with instance.held(config, prepared.cache_dir) as held:
-        logs.configure(level=config.log_level, file=config.log_file, foreground=config.foreground, fallback=held.log)
+        try:
+            logs.configure(
+                level=config.log_level, file=config.log_file, foreground=config.foreground, fallback=held.log
+            )
+        except OSError as error:
+            raise StartError(f"the log cannot be written: {error}; see --log-file") from error
         daemon = Daemon(config, held.staging, prepared.staging_limit_bytes, ready)
         return trio.run(daemon.run)
 
@@ -160,7 +175,7 @@ class Daemon:
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
         async with trio.open_nursery() as session:
-            session.start_soon(self._stop_on_signal, filesystem)
+            session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
             pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
@@ -172,20 +187,20 @@ class Daemon:
         await self._sync_all(filesystem, max(stop_by, now + LAST_SYNC_SECONDS))
         pyfuse3.close(unmount=False)
 
-    async def _stop_on_signal(self, filesystem: FileSystem) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
+        # SIGHUP is what a closed terminal sends to `--foreground`: it must not cost what was written.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 async for number in signals:
                     if self._stop_by is not None:
                         log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
-                        self._lost.update(filesystem.paths_not_stored())
-                        pyfuse3.terminate()
+                        await self._end(filesystem, session)
                         return
                     self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
                     log.info("stopping signal=%s", signal.Signals(number).name)
-                    nursery.start_soon(self._stop, filesystem, self._stop_by)
+                    nursery.start_soon(self._stop, filesystem, session, self._stop_by)
 
-    async def _stop(self, filesystem: FileSystem, deadline: float) -> None:
+    async def _stop(self, filesystem: FileSystem, session: trio.CancelScope, deadline: float) -> None:
         config = self._config
         filesystem.refuse_new_writers()
         paths = filesystem.paths_open_for_writing()
@@ -200,12 +215,19 @@ class Daemon:
         await self._sync_all(filesystem, deadline)
         filesystem.refuse_writes()
         problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
-        if problem is None:
-            return  # the kernel tells the main loop, which ends
-        log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
-        await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
+        if problem is not None:
+            log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
+            await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
+        # The kernel tells the main loop that nobody uses the mount any more; this task is cancelled then.
         await trio.sleep_until(deadline)
+        await self._end(filesystem, session)
+
+    async def _end(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
+        """Stop serving, whoever still waits for an answer."""
         pyfuse3.terminate()
+        await trio.sleep(GRACE_SECONDS)
+        self._lost.update(filesystem.paths_not_stored())
+        session.cancel()
 
     async def _sync_all(self, filesystem: FileSystem, deadline: float) -> None:
         """Store every dirty file, in time; what is not stored then is lost."""

@@ -31,8 +31,10 @@ BLOCK_BYTES = 4096
 QUIET = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ESTALE, errno.ENAMETOOLONG}
     | {errno.EILSEQ, errno.EROFS, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EBUSY, errno.EXDEV}
+    | {errno.ENOSPC, errno.EFBIG}
 )
-"""Answers that tell the program all there is to tell; the others leave a line in the log."""
+"""Answers that tell the program all there is to tell, or of which the file itself has left a line; others leave one
+here."""
 
 
 def answered(handler: Handler[P, T]) -> Handler[P, T]:

@@ -15,6 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.s3mount"
+FUSECTL = Path("/sys/fs/fuse/connections")
 PR_SET_IO_FLUSHER = 57
 CHILD_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 """What our child processes inherit: no credentials."""
@@ -60,16 +61,18 @@ def tune(mountpoint: Path, *, readahead_bytes: int, background_max: int) -> None
     minor = mount.device.partition(":")[2]
     wanted = {
         Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb"): readahead_bytes // 1024,
-        Path(f"/sys/fs/fuse/connections/{minor}/max_background"): background_max,
+        FUSECTL / minor / "max_background": background_max,
     }
     refused = []
     for path, value in wanted.items():
         try:
             path.write_text(f"{value}\n")
+        except FileNotFoundError:
+            refused.append(f"{path} is not there; before the next mount: mount -t fusectl none {FUSECTL}")
         except OSError as error:
-            refused.append(f"echo {value} > {path} ({error.strerror})")
+            refused.append(f"{error.strerror}; as root: echo {value} > {path}")
     if refused:
-        log.info("kernel limits were left at their defaults; faster as root: %s", "; ".join(refused))
+        log.info("kernel limits were left as they are, higher ones are faster: %s", "; ".join(refused))
 
 
 def become_io_flusher() -> None:

@@ -149,6 +149,9 @@ class Dispatcher:
             failures = 1 if progressed else failures + 1
             wait = self._backoff.wait_seconds(failures, self._draw, retry_after)
             if not again or failures >= attempts_max or trio.current_time() + wait >= deadline:
+                if again and order.in_doubt and not isinstance(failure, errors.LostReply):
+                    # The last failure says nothing of the attempts before it.
+                    raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure
                 raise failure
             await trio.sleep(wait)
             order.repeated = True
@@ -248,11 +251,10 @@ def _other_region(order: Order, reply: Reply, code: str) -> str | None:
 
 
 def _failure_of(order: Order, error: WireError) -> errors.StoreError:
-    action = f"{order.method} {order.path[:200]}"
     if order.mutating and (error.sent or order.in_doubt):
-        failure: errors.StoreError = errors.LostReply(f"{action}: the reply was lost: {error}")
+        failure: errors.StoreError = errors.LostReply(f"the reply was lost: {error}")
     else:
-        failure = errors.Unavailable(f"{action}: {error}")
+        failure = errors.Unavailable(str(error))
     failure.__cause__ = error
     return failure
 

@@ -47,6 +47,16 @@ class Address:
     ca: Path
 
 
+UNRESOLVED = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,  # a refused AssumeRole, say; no relation of the former
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""What botocore raises while it finds or renews credentials."""
+
+
 class Access:
     """The way to one bucket. Everything but `open` is safe for many tasks at once."""
 
@@ -79,7 +89,7 @@ class Access:
         async with self._lock:
             try:
                 frozen = await trio.to_thread.run_sync(expiring.get_frozen_credentials)
-            except (botocore.exceptions.BotoCoreError, OSError) as error:
+            except UNRESOLVED as error:
                 log.warning("credentials were not renewed error=%s", type(error).__name__)
                 return
             self._adopt(_credentials_of(frozen))
@@ -109,7 +119,7 @@ class Access:
         def resolve() -> tuple[Address, botocore.credentials.Credentials | None, Credentials | None]:
             try:
                 return _resolve(self._config, region)
-            except (botocore.exceptions.BotoCoreError, ValueError) as error:
+            except UNRESOLVED as error:
                 words = " ".join(str(error).split())[:300]
                 raise StartError(f"the S3 settings cannot be used: {words}") from error
 
