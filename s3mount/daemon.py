@@ -212,8 +212,10 @@ class Daemon:
                     # Not a poll: it sleeps until a computed time, which each WRITE moves on.
                     while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
                         await trio.sleep(wait)
-        await self._sync_all(filesystem, deadline)
+        with trio.move_on_at(deadline):
+            self._lost.update(await filesystem.sync_all())
         filesystem.refuse_writes()
+        await self._sync_all(filesystem, deadline)  # what came meanwhile
         problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
         if problem is not None:
             log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
@@ -233,7 +235,6 @@ class Daemon:
         """Store every dirty file, in time; what is not stored then is lost."""
         with trio.move_on_at(deadline):
             self._lost.update(await filesystem.sync_all())
-            return
         self._lost.update(filesystem.paths_not_stored())
 
     async def _drain_kernel(self, paths: list[str]) -> None:

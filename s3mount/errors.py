@@ -38,6 +38,14 @@ class S3MountError(Exception):
     errno: ClassVar[int] = errno.EIO
 
 
+def again(error: S3MountError) -> S3MountError:
+    """The same error for one more task, caused by it: an exception must not be raised in two."""
+    copied = type(error).__new__(type(error), *error.args)
+    copied.__dict__.update(error.__dict__)
+    copied.__cause__ = error
+    return copied
+
+
 class UsageError(S3MountError):
     """A word of the user's that cannot be understood; names the option and the remedy. Exit status 2."""
 

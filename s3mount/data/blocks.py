@@ -7,6 +7,7 @@ Invariants: a block of a version is in at most one run; runs in flight are never
 below the limit, but one run may always be in flight.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 
@@ -15,8 +16,19 @@ from cachetools import LRUCache
 
 from s3mount.data.buffers import RECYCLED_MIN_BYTES, Buffers, Pinned
 from s3mount.data.version import Changed, Version
-from s3mount.errors import BadReply, NotFound, PreconditionFailed, RangeNotSatisfiable, S3MountError, Stale, Unavailable
+from s3mount.errors import (
+    BadReply,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    S3MountError,
+    Stale,
+    Unavailable,
+    again,
+)
 from s3mount.store.base import ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -31,7 +43,7 @@ class Run:
         self.stop = stop
         self.memory = memory
         self.filled = 0
-        self.error: BaseException | None = None
+        self.error: S3MountError | None = None
         self.waiters: list[tuple[int, trio.Event]] = []
 
     def __repr__(self) -> str:
@@ -56,7 +68,7 @@ class Run:
             await event.wait()
         if self.filled < count:
             assert self.error is not None
-            raise _again(self.error)
+            raise again(self.error)
 
 
 class BlockCache:
@@ -242,6 +254,8 @@ class BlockCache:
             if run is not None:
                 self._complete.get(run)
                 run.memory.pin()
+                # Who was woken for memory and needs none passes that on.
+                self._serve_demands()
                 return run
             low, high = next(self._missing(version, position, min(stop, position + self._get_max_bytes)))
             capacity = self._buffers.capacity_for(high - low)
@@ -288,10 +302,10 @@ class BlockCache:
     async def _fetch(self, run: Run) -> None:
         """Fill a run. Errors are kept in it for those who wait."""
         version, size = run.version, run.stop - run.start
-        error: BaseException = _Interrupted()
+        error: S3MountError = _Interrupted("the fetch was interrupted")
         complete = False
         try:
-            await self._store.get(
+            info = await self._store.get(
                 version.key,
                 run.start,
                 run.memory.view[:size],
@@ -299,6 +313,9 @@ class BlockCache:
                 version_id=version.version_id,
                 arrived=run.arrived,
             )
+            if info is None or info.etag != version.etag or info.size != version.size:
+                run.filled = 0
+                raise Stale(f"{version.key!r} is another version now, and the store ignored the condition")
             run.arrived(size)
             complete = True
         except (PreconditionFailed, NotFound, RangeNotSatisfiable) as caught:
@@ -306,6 +323,10 @@ class BlockCache:
             error.__cause__ = caught
         except S3MountError as caught:
             error = caught
+        except Exception as caught:
+            log.exception("fetch failed by a bug key=%r start=%d", version.key, run.start)
+            error = Unavailable(f"{version.key!r} could not be fetched")
+            error.__cause__ = caught
         finally:
             self._in_flight_bytes -= run.memory.capacity
             if complete:
@@ -355,20 +376,3 @@ class BlockCache:
 
 class _Interrupted(Unavailable):
     """The task that fetched was cancelled; whoever waits asks again."""
-
-    def __init__(self) -> None:
-        super().__init__("the fetch was interrupted")
-
-
-def _again(error: BaseException) -> BaseException:
-    """The same error for one more task: an exception must not be raised in two."""
-    if isinstance(error, _Interrupted):
-        return _Interrupted()
-    if isinstance(error, Stale):
-        copy: BaseException = Stale(str(error))
-    elif isinstance(error, S3MountError):
-        copy = type(error)(*error.args)
-    else:
-        return error
-    copy.__cause__ = error
-    return copy

@@ -34,6 +34,10 @@ ADOPTED_MAX_BYTES = 16 * 1024 * 1024
 """What an unlink may fetch so that an open file can still be read; more would surprise on the bill."""
 
 
+async def _nothing() -> None:
+    return
+
+
 class File:
     """See the module. `base` None: created here and not in the bucket yet."""
 
@@ -170,7 +174,7 @@ class File:
         if not size:
             return 0
         if offset + size > self._storage.config.file_size_max_bytes:
-            raise self._poison(FileTooBig(f"{self.key!r} would exceed --max-file-size"))
+            raise self.refuse(self._too_big())
         if self.poisoned is not None and not isinstance(self.poisoned, Stale):
             self._syncing.check()
         if self._storage.staging.ready(size) or self._layers.rewritable(offset, offset + size):
@@ -187,7 +191,7 @@ class File:
         if stream is not None and self._syncing.epoch is None:
             if stream.dropped and self._layers.lost(offset, stop):
                 log.error("write over bytes that had left staging: raise --staging-limit key=%r", self.key)
-                raise self._poison(StagingFull("the bytes there were sent and dropped from staging"))
+                raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
             stream.touch(offset, stop)
         self._pristine = False
         self._layers.write(offset, view)
@@ -201,17 +205,21 @@ class File:
             try:
                 await storage.staging.wait_for_memory(size)
             except StagingFull as error:
-                raise self._poison(error) from error
+                raise self.refuse(error) from error
             self._place(offset, view)
             self._send_ahead()
         finally:
             storage.budget.unreserve(size)
 
-    def _poison_full(self) -> None:
-        self._poison(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
+    def _too_big(self) -> FileTooBig:
+        return FileTooBig(f"{self.key!r} would be larger than {self._storage.config.file_size_max_bytes} bytes")
 
-    def _poison(self, error: FileSystemError) -> FileSystemError:
-        """A write was refused, and the kernel has dropped the page: no sync can succeed until the file is empty."""
+    def _poison_full(self) -> None:
+        self.refuse(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
+
+    def refuse(self, error: FileSystemError) -> FileSystemError:
+        """A write is refused, and the kernel drops its page: no sync can succeed until the file is empty. Returns what
+        to raise."""
         if self._syncing.refusal is None:
             log.error("write refused key=%r reason=%s", self.key, error)
             self._syncing.refusal = error
@@ -227,7 +235,7 @@ class File:
     async def truncate(self, size: int) -> None:
         """Cut or lengthen. To 0 heals a poisoned file. Raises FileTooBig."""
         if size > self._storage.config.file_size_max_bytes:
-            raise FileTooBig(f"{self.key!r} would exceed --max-file-size")
+            raise self._too_big()
         if size == 0:
             conflict = self.poisoned if isinstance(self.poisoned, Stale) else None
             self._start_over()
@@ -238,7 +246,7 @@ class File:
                 start, stop = self._storage.grid.part(self._storage.grid.number_at(size))
                 if start < size < stop and self._layers.lost(start, min(stop, self.size)):
                     log.error("cut of bytes that had left staging: raise --staging-limit key=%r", self.key)
-                    raise self._poison(StagingFull("the bytes there were sent and dropped from staging"))
+                    raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
                 stream.touch(size, self.size)
             self._layers.truncate(size)
             self._pristine = False
@@ -307,13 +315,10 @@ class File:
 
         await self._syncing.forsake(remove)
 
-    async def replaced(self) -> None:
-        """Another object has taken the key: as `unlink`, but nothing is deleted."""
-
-        async def nothing() -> None:
-            return
-
-        await self._syncing.forsake(nothing)
+    async def replaced(self, replace: Callable[[], Awaitable[None]] = _nothing) -> None:
+        """Another object takes the key, by `replace`, or has taken it: as `unlink`, but nothing is deleted. No upload
+        runs meanwhile; what `replace` raises leaves the file as it was."""
+        await self._syncing.forsake(replace)
 
     async def _adopt_base(self) -> None:
         """Take what a small base still shows into staging, if there is room: it cannot be fetched once deleted. What a
@@ -357,10 +362,12 @@ class File:
             log.warning("unlink left an object that another client had changed key=%r", base.key)
 
     def discard(self) -> None:
-        """Drop what the bucket lacks."""
+        """Drop what the bucket lacks; syncs fail from then on, for whoever has written meanwhile."""
         self._syncing.leave_stream()
         self._storage.withdraw(self)
         self._layers.reset()
+        if self._syncing.refusal is None:
+            self._syncing.refusal = FileSystemError(f"the content of {self.key!r} was dropped")
 
     def close(self) -> None:
         """The last handle is gone: staging and turns are given back."""

@@ -13,7 +13,7 @@ from s3mount.data.plan import CopyPart, Put, SendPart, Step, plan_upload
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
 from s3mount.data.upload import Multipart, put_etag
-from s3mount.errors import LostReply, S3MountError
+from s3mount.errors import S3MountError, StoreError
 from s3mount.store.base import Body, Condition, Headers, Stored
 
 
@@ -76,7 +76,7 @@ async def _put(storage: Storage, epoch: Epoch, body: Body) -> Stored:
     epoch.publishing = True
     try:
         return await storage.store.put(epoch.key, body, epoch.headers, epoch.condition)
-    except (LostReply, trio.Cancelled):
+    except (StoreError, trio.Cancelled):
         epoch.expected_etag = put_etag(body)
         raise
 

@@ -114,8 +114,12 @@ class Storage:
         return False
 
     def end_turn(self) -> None:
+        """Give the turn to the first who still wants it; each of those who wait is asked once."""
         self._parts_ahead -= 1
-        if self._turns:
+        left = self._parts_ahead
+        for _ in range(len(self._turns)):
+            if not self._turns or self._parts_ahead > left:
+                return
             again, _ = self._turns.popitem(last=False)
             again()
 

@@ -131,6 +131,9 @@ class Stream:
         except S3MountError as error:
             self.failed = True
             log.warning("part sent ahead failed key=%r part=%d reason=%s", self.multipart.key, number, error)
+        except Exception:
+            self.failed = True
+            log.exception("part sent ahead failed by a bug key=%r part=%d", self.multipart.key, number)
         finally:
             stale = self._stale.pop(number)
             del self._scopes[number]
@@ -140,11 +143,12 @@ class Stream:
                 storage.offer((self, number), lambda: self._drop(number))
                 if storage.budget.short:
                     storage.reclaim(stop - start)
-            if self._frees(number):
-                storage.budget.will_free_no_more()
             if not self._stale:
                 self._settled.set()
+            # The next part counts as freeing before this one ceases to: nobody is told meanwhile that nothing will.
             storage.end_turn()
+            if self._frees(number):
+                storage.budget.will_free_no_more()
 
     def _drop(self, number: int) -> None:
         assert number in self.multipart.parts

@@ -17,7 +17,6 @@ from s3mount.data.version import Version
 from s3mount.errors import (
     Busy,
     FileSystemError,
-    LostReply,
     NoSuchUpload,
     NotFound,
     NotImplementedByStore,
@@ -26,6 +25,7 @@ from s3mount.errors import (
     StagingFull,
     Stale,
     StoreError,
+    again,
 )
 from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, Stored
 
@@ -103,7 +103,7 @@ class Syncing:
     def check(self) -> None:
         """Raises the error that every sync of this file answers."""
         if self.refusal is not None:
-            raise type(self.refusal)(*self.refusal.args) from self.refusal
+            raise again(self.refusal)
 
     async def sync(self) -> None:
         """Return when what the file is now is in the bucket, or raise why not."""
@@ -123,7 +123,7 @@ class Syncing:
                 attempt = Attempt()
                 await self._lead(attempt)
             if attempt.error is not None:
-                raise _again(attempt.error)
+                raise again(attempt.error)
             if not attempt.interrupted:
                 self.check()
                 return
@@ -231,7 +231,7 @@ class Syncing:
 
     async def _run(self) -> None:
         """Upload until the bucket has what the file was at the last freeze."""
-        again = True
+        once_more = True
         while True:
             while self._gate is not None:
                 await self._gate.wait()
@@ -241,15 +241,7 @@ class Syncing:
             if self._doubts:
                 await self._resolve_doubts()
                 continue
-            stream = self.stream
-            if stream is not None:
-                stream.multipart.condition = self.condition
-                if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
-                    self.drop_stream()
-            epoch = self.epoch = Epoch(
-                self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
-            )
-            self._storage.budget.will_free()
+            epoch = self._begin_epoch()
             stored = None
             try:
                 with epoch.scope:
@@ -260,9 +252,9 @@ class Syncing:
                 self._thaw(epoch)  # a rename or unlink had its way
             except NoSuchUpload as error:
                 self._thaw(epoch)
-                if not again or self._lost_with(epoch, error):
+                if not once_more or self._lost_with(epoch, error):
                     raise
-                again = False
+                once_more = False
             except NotImplementedByStore:
                 self._thaw(epoch)
                 if epoch.publishing or not self._storage.copies_parts:
@@ -272,24 +264,31 @@ class Syncing:
             except (PreconditionFailed, Stale) as error:
                 self._thaw(epoch)
                 self._conflict(epoch, error)
-            except LostReply:
+            except BaseException as error:
                 self._thaw(epoch)
+                # Whatever the last answer was: an earlier try of the same request may have had its effect.
                 self._doubt(epoch)
-                raise
-            except S3MountError as error:
-                self._thaw(epoch)
                 if isinstance(error, StoreError) and error.code in PARTS_REFUSED:
                     # A part that was cancelled has landed after its repetition: only another upload helps.
                     self._lost_with(epoch, error)
-                raise
-            except BaseException:
-                self._thaw(epoch)
-                self._doubt(epoch)
                 raise
             finally:
                 self.epoch = None
                 epoch.ended.set()
                 self._storage.budget.will_free_no_more()
+
+    def _begin_epoch(self) -> Epoch:
+        """Freeze what the file is now; the stream goes with it, unless one PUT does as well."""
+        stream = self.stream
+        if stream is not None:
+            stream.multipart.condition = self.condition
+            if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
+                self.drop_stream()
+        self.epoch = Epoch(
+            self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
+        )
+        self._storage.budget.will_free()
+        return self.epoch
 
     def _stored(self, epoch: Epoch, stored: Stored) -> None:
         if epoch.stream is not None:
@@ -324,6 +323,7 @@ class Syncing:
         """Somebody else has changed the object under us."""
         log.error("conflict: the object was changed by another client key=%r reason=%s", epoch.key, error)
         self.drop_stream()
+        self._found = None
         self.refusal = Stale(f"{epoch.key!r} was changed by another client")
 
     # doubts
@@ -358,13 +358,3 @@ class Syncing:
 
 def _nothing(_start: int, _stop: int) -> None:
     return
-
-
-def _again(error: S3MountError) -> S3MountError:
-    """The same error for one more task."""
-    if isinstance(error, StoreError):
-        copy: S3MountError = type(error)(*error.args, code=error.code, status=error.status)
-    else:
-        copy = type(error)(*error.args)
-    copy.__cause__ = error
-    return copy

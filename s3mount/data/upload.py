@@ -8,7 +8,7 @@ import logging
 
 import trio
 
-from s3mount.errors import NoSuchUpload, S3MountError, StoreError, Unavailable
+from s3mount.errors import NoSuchUpload, S3MountError, Unavailable, again
 from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
 from s3mount.store.replies import multipart_etag
 
@@ -80,10 +80,8 @@ class Multipart:
                 self._nursery.start_soon(self._open)
             await self._opening.wait()
         if self._upload is None:
-            error = self._error
-            if isinstance(error, StoreError):
-                raise type(error)(*error.args, code=error.code, status=error.status) from error
-            raise Unavailable(f"the upload of {self.key!r} could not be opened") from error
+            assert self._error is not None
+            raise again(self._error)
         return self._upload
 
     async def _open(self) -> None:
@@ -93,6 +91,11 @@ class Multipart:
             self._upload = await self._store.create_upload(self.key, self._headers, self.condition)
         except S3MountError as error:
             self._error = error
+            self._opening = None
+        except Exception as error:
+            log.exception("opening a multipart upload failed by a bug key=%r", self.key)
+            self._error = Unavailable(f"the upload of {self.key!r} could not be opened")
+            self._error.__cause__ = error
             self._opening = None
         finally:
             opening.set()
@@ -104,6 +107,8 @@ class Multipart:
             await self._store.abort_upload(upload)
         except S3MountError as error:
             log.warning("multipart upload was left behind key=%r upload=%s reason=%s", upload.key, upload.id, error)
+        except Exception:
+            log.exception("multipart upload was left behind by a bug key=%r upload=%s", upload.key, upload.id)
 
 
 def put_etag(body: Body) -> str:

@@ -6,7 +6,7 @@ A `Download` asks in each attempt for what is still missing, on condition of the
 
 from collections.abc import Callable, Mapping
 
-from s3mount.errors import BadReply
+from s3mount.errors import BadReply, PreconditionFailed
 from s3mount.store.base import Page
 from s3mount.store.dispatch import Order
 from s3mount.store.listing import ListParser
@@ -71,6 +71,9 @@ class Download:
             )
         if self.filled and (etag != self.etag or size != self.size):
             raise BadReply(f"the object changed under a condition that it did not: {self.etag} {etag}", status=status)
+        if self._if_match is not None and etag != self._if_match:
+            # A store that does not know the condition: the bytes of another version must not reach a reader.
+            raise PreconditionFailed(f"another version came: {etag}", status=status)
         self.etag, self.size, self.headers = etag, size, headers
         self._wanted = min(len(self._into), size - self._start)
 

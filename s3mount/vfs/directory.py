@@ -244,6 +244,13 @@ class Directory:
         if grown:
             self.listings.grew(grown)
 
+    def doubt(self, name: str) -> None:
+        """What is known of the name may be wrong: the next lookup asks for it."""
+        position = slot(name)
+        for span in self.pages + self.windows:
+            if span.start < position <= span.stop:
+                span.holes |= {name}
+
     @contextmanager
     def overlay(self) -> Iterator[dict[str, Entry | None]]:
         """Own changes from now on, for a request that may have been answered before them."""

@@ -116,11 +116,21 @@ async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
     if inode.children is not None:
         raise IsADirectory(inode.path)
     await keep_directory(tree, parent, text)
-    state = inode.state
-    if state is not None and state.file is not None:
-        await state.file.unlink()
-    elif inode.known is not None:
-        await tree.store.delete(inode.known.key)
+    state, deleted = inode.own, inode.known
+    file = state.file
+    if file is not None:
+        await file.unlink()
+        deleted = inode.known
+    elif deleted is not None:
+        await tree.store.delete(deleted.key)
+    while (state.file is not None and state.file is not file) or inode.known is not deleted:
+        # Meanwhile another open came, and may have stored; or a directory above was moved.
+        if state.file is not None and state.file is not file:
+            file = state.file
+            await file.replaced()
+        if inode.known is not None and inode.known is not deleted:
+            deleted = inode.known
+            await tree.store.delete(deleted.key)
     gone(tree, parent, text, inode)
 
 

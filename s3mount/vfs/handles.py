@@ -26,6 +26,7 @@ from s3mount.errors import (
     NotImplementedByStore,
     PreconditionFailed,
     S3MountError,
+    Stale,
     StoreError,
     Unavailable,
 )
@@ -80,6 +81,9 @@ class Handles:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if inode.children is not None:
             raise IsADirectory(inode.path)
+        if not inode.linked and (inode.state is None or inode.state.file is None):
+            # The path is another inode's by now, or nobody's, and the kernel has not looked it up since.
+            raise Stale(f"{inode.path}: the file is another one now")
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable()
         state = inode.own
@@ -125,10 +129,12 @@ class Handles:
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         tree = self._tree
         handle = self.get(fh)
-        if tree.refuses_writes:
-            raise FileSystemError("the mount is being stopped")
         if not handle.writable:
             raise BadHandle(f"{handle.inode.path}: not open for writing")
+        if tree.refuses_writes:
+            # The kernel drops the page: what is stored without it would be a mix.
+            tree.refused_paths.add(handle.inode.path)
+            raise self._file(handle).refuse(FileSystemError("the mount is being stopped"))
         tree.last_write_seconds = trio.current_time()
         written = await self._file(handle).write(offset, data)
         state = handle.inode.own
@@ -204,12 +210,13 @@ class Handles:
         )
 
     def paths_not_stored(self) -> list[str]:
-        """Relative paths of linked files that hold what is not stored."""
-        return sorted(
+        """Relative paths of linked files that hold what is not stored, and of those to which a write was refused."""
+        unstored = {
             inode.path
             for inode in self._tree.inodes
             if inode.linked and inode.state is not None and _unstored(inode.state)
-        )
+        }
+        return sorted(unstored | self._tree.refused_paths)
 
     async def sync_all(self) -> list[str]:
         """Store every dirty file; the paths of those that failed."""
@@ -321,50 +328,64 @@ class Handles:
         self._tree.inodes.release(inode)
 
     def _discard(self, inode: Inode, state: State, reason: str) -> None:
-        """Drop what could not be stored; the path gets a new inode, with the object that is there."""
+        """Drop what could not be stored; the path gets a new inode, with the object that is there. Who has opened the
+        file meanwhile keeps it as it is: his close tries again, and is told."""
         file = state.file
         assert file is not None
-        log.error("file content dropped path=%s bytes=%d reason=%s", escaped(inode.path), file.size, reason)
         state.failing = False
+        if state.handles:
+            return
+        log.error("file content dropped path=%s bytes=%d reason=%s", escaped(inode.path), file.size, reason)
         file.discard()
         parent = inode.parent
         if inode.linked and parent is not None:
             if file.base is None:
                 self._tree.note(parent, inode.name, None)
+            parent.contents.doubt(inode.name)
             self._tree.inodes.detach(inode)
 
     def _keep(self, inode: Inode, state: State, file: File, error: StoreError) -> None:
         """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
-        if isinstance(error, HOPELESS) or self._kept_bytes + file.size > KEPT_BYTES_MAX:
+        kept = file.size
+        if state.failing:
+            return  # a task tries already
+        if isinstance(error, HOPELESS) or self._kept_bytes + kept > KEPT_BYTES_MAX:
             self._discard(inode, state, str(error))
-        elif not state.failing:
+        else:
             log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
             state.failing = True
-            self._tree.background(self._retry, inode, state, file)
+            self._kept_bytes += kept
+            self._tree.background(self._retry, inode, state, file, kept)
 
-    async def _retry(self, inode: Inode, state: State, file: File) -> None:
-        kept = file.size
-        self._kept_bytes += kept
-        delay = RETRY_FIRST_SECONDS
+    async def _retry(self, inode: Inode, state: State, file: File, kept: int) -> None:
         try:
-            while True:
-                await trio.sleep(delay)
-                if not state.failing or not inode.linked:
-                    break
-                try:
-                    await file.sync()
-                except HOPELESS as error:
-                    self._discard(inode, state, str(error))
-                except StoreError:
-                    delay = min(delay * 2, RETRY_MAX_SECONDS)
-                    continue
-                log.info("file stored after all path=%s", escaped(inode.path))
-                break
+            await self._store_kept(inode, state, file)
         finally:
             self._kept_bytes -= kept
-        state.failing = False
-        if not state.handles and not state.closing and state.file is file:
-            self._drop_file(inode, state)
+        # The inode may have another file by now, with another task that tries.
+        if state.file is file:
+            state.failing = False
+            if not state.handles and not state.closing:
+                self._drop_file(inode, state)
+
+    async def _store_kept(self, inode: Inode, state: State, file: File) -> None:
+        """Try until the file is stored, hopeless, or somebody else's to store."""
+        delay = RETRY_FIRST_SECONDS
+        while True:
+            await trio.sleep(delay)
+            if not (state.failing and state.file is file and inode.linked):
+                return
+            try:
+                await file.sync()
+            except HOPELESS as error:
+                if state.file is file:
+                    self._discard(inode, state, str(error))
+                return
+            except StoreError:
+                delay = min(delay * 2, RETRY_MAX_SECONDS)
+            else:
+                log.info("file stored after all path=%s", escaped(inode.path))
+                return
 
 
 def _just_fetched(state: State) -> bool:

@@ -244,7 +244,9 @@ class Inodes:
             self.detach(replaced)
         former = inode.parent
         assert former is not None
-        del former.dentries[inode.name]
+        # It may have been detached while the store was asked.
+        if former.dentries.get(inode.name) is inode:
+            del former.dentries[inode.name]
         inode.parent = parent
         inode.name = name
         parent.dentries[name] = inode

@@ -124,6 +124,8 @@ async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, floa
     asked = trio.current_time()
     with directory.overlay() as changes:
         answer = await ask_store(tree, prefix)
+        if directory.prefix + name != prefix:
+            return await _ask(tree, parent, name)  # the directory was moved meanwhile
         entry: Entry | None = answer.file
         if answer.below is not None:
             tree.exists(prefix + "/")
@@ -133,6 +135,8 @@ async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, floa
                 directory.note(twin, answer.file, own=False)
         elif entry is None and name.endswith(TWIN_SUFFIX) and name != TWIN_SUFFIX:
             behind = await ask_store(tree, prefix[: -len(TWIN_SUFFIX)])
+            if directory.prefix + name != prefix:
+                return await _ask(tree, parent, name)
             entry = behind.file if behind.below is not None else None
         if name in changes:
             entry = changes[name]

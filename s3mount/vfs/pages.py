@@ -7,9 +7,9 @@ shown.
 
 import trio
 
-from s3mount.errors import S3MountError
-from s3mount.vfs.directory import Directory, Span, Step
-from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, hidden_behind, read_page
+from s3mount.errors import BadReply, S3MountError
+from s3mount.vfs.directory import FIRST_STEP, Directory, Span, Step
+from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, escaped, hidden_behind, read_page
 from s3mount.vfs.tree import Tree
 
 GHOST_REQUESTS_MAX = 16
@@ -18,24 +18,33 @@ GHOST_REQUESTS_MAX = 16
 async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
     """The page of a walk that begins at `step`, or a window in the middle; it is the directory's from now on."""
     start, token, carry = step
+    prefix = directory.prefix
     # Without a token and not from the beginning, files before `start` that are told after it have not been seen.
     holes = hidden_behind(start) if start != BEGIN and token is None else frozenset[str]()
     fetched = trio.current_time()
     with directory.overlay() as changes:
         while True:
             page = await tree.store.list_page(
-                directory.prefix,
+                prefix,
                 delimiter="/",
-                start_after=directory.prefix + start if start != BEGIN and token is None else "",
+                start_after=prefix + start if start != BEGIN and token is None else "",
                 token=token,
             )
-            piece = read_page(directory.prefix, page, start, carry)
+            if directory.prefix != prefix:
+                break
+            piece = read_page(prefix, page, start, carry)
+            if page.token is not None and page.token == token:
+                raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
             token = page.token
             # A page may be all reserved names or all of one prefix that was told already.
             if piece.stop > start or token is None:
                 break
             carry = piece.carry
-        await _learn(tree, directory, piece, start)
+        if directory.prefix == prefix:
+            await _learn(tree, directory, piece, start)
+        if directory.prefix != prefix:
+            # The directory was moved meanwhile: keys and token are those of its former prefix.
+            return await fetch_page(tree, directory, step if step.token is None else FIRST_STEP)
         span = Span(start, piece.stop, piece.entries, fetched=fetched, token=token, carry=piece.carry, holes=holes)
         directory.corrected(span, changes)
     if holes:

@@ -26,7 +26,7 @@ OFFSETS_MAX = 65_536
 class Reading:
     """One open directory. `offsets[i]` is the slot of the entry whose next_id is `first + i`; an id is given once."""
 
-    __slots__ = ("first", "inode", "offsets", "started", "steps")
+    __slots__ = ("first", "inode", "offsets", "prefix", "started", "steps")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
@@ -38,6 +38,11 @@ class Reading:
         self.started = trio.current_time()
         self.first = DOTS
         self.offsets = [BEGIN]
+        self.restart_pages()
+
+    def restart_pages(self) -> None:
+        """Walk from the first page again: tokens are those of a prefix, and a rename gives the directory another."""
+        self.prefix = self.inode.contents.prefix
         self.steps = [FIRST_STEP]
 
     def position(self, start_id: int) -> str:
@@ -119,6 +124,8 @@ class Readings:
         now = trio.current_time()
         span = directory.page_after(position, reading.started, now)
         if span is None:
+            if reading.prefix != directory.prefix:
+                reading.restart_pages()
             step = reading.step(position)
             span = await fetch_page(self._tree, directory, step)
         directory.reading[id(reading)] = span

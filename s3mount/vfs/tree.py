@@ -1,8 +1,9 @@
 """What the operations of one mount share: store, inode table, listings, memory of retries, and how an inode is shown.
 
 Synchronous. But for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
-is what `Tree.__init__` makes; `remembered` holds versions that an open found instead of those it was asked for, in
-the order of their expiry, for the kernel's repetition of that open.
+is what `Tree.__init__` makes; `moving` counts the own changes below each prefix that a rename moves; `remembered` holds
+versions that an open found instead of those it was asked for, in the order of their expiry, for the kernel's
+repetition of that open.
 """
 
 import logging
@@ -54,8 +55,10 @@ class Tree:
         )
         self.inodes = Inodes(config.prefix, self.listings)
         self.changes = 0
+        self.moving: dict[str, int] = {}
         self.refuses_writers = False
         self.refuses_writes = False
+        self.refused_paths: set[str] = set()
         self.last_write_seconds = 0.0
         self.hidden: dict[str, int] = {}
         self.hidden_count = 0
@@ -121,6 +124,9 @@ class Tree:
         """An own change of a name: into the listings, and so that no answer under way undoes it."""
         self.changes += 1
         directory = parent.contents
+        for prefix in self.moving:
+            if directory.prefix.startswith(prefix):
+                self.moving[prefix] += 1
         if entry is LOCAL:
             directory.local.add(name)
         else:

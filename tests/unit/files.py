@@ -16,6 +16,10 @@ from tests.memory_store import MemoryStore
 PART = 5 * MIB
 
 
+class InjectedBug(Exception):
+    """What a test raises where nothing of the kind may be raised."""
+
+
 class CheckingStore(MemoryStore):
     """A store that sends again at the very end: a body must not change while its request is in flight."""
 

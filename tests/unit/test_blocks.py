@@ -1,7 +1,8 @@
 """The block cache on the in-memory store: what is fetched how often, how much stays, what a reader sees of errors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,9 +12,10 @@ from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
 from s3mount.data.version import Changed, Version
 from s3mount.errors import Stale, Unavailable
-from s3mount.store.base import Headers
+from s3mount.store.base import Headers, ObjectInfo
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
+from tests.unit.files import InjectedBug
 
 BLOCK = 128 * KIB
 
@@ -214,3 +216,84 @@ async def test_a_reader_that_is_cancelled_takes_nothing_from_those_who_joined_it
         nursery.start_soon(impatient)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(patient)
+
+
+@run_virtual
+async def test_who_was_woken_for_memory_and_needs_none_wakes_the_next() -> None:
+    store = MemoryStore(latency_seconds=1)
+    versions = {key: await put(store, key, bytes(BLOCK)) for key in "abcd"}
+    async with cache(store, limit=2 * BLOCK) as blocks:
+        done: list[str] = []
+
+        async def read(key: str) -> None:
+            await blocks.view(versions[key], 0, 10)
+            done.append(key)
+
+        with trio.move_on_after(100):
+            async with trio.open_nursery() as nursery:
+                for key in "cdaaab":
+                    nursery.start_soon(read, key)
+                    await trio.sleep(0.1)
+        assert sorted(done) == list("aaabcd"), blocks
+
+
+class Unconditional(MemoryStore):
+    """A store that ignores If-Match."""
+
+    async def get(
+        self,
+        key: str,
+        start: int,
+        into: memoryview,
+        *,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        version_id: str | None = None,
+        arrived: Callable[[int], None] | None = None,
+    ) -> ObjectInfo | None:
+        return await super().get(key, start, into, if_none_match=if_none_match, version_id=version_id, arrived=arrived)
+
+
+@run_virtual
+async def test_another_version_is_stale_even_where_the_store_ignores_conditions() -> None:
+    store = Unconditional()
+    version = await put(store, "k", bytes_of(BLOCK)[:BLOCK])
+    await put(store, "k", bytes(2 * BLOCK))
+    longer = replace(version, etag=store.objects["k"].etag, size=3 * BLOCK)
+    async with cache(store) as blocks:
+        for asked in (version, longer):
+            with pytest.raises(Stale):
+                await blocks.view(asked, 0, BLOCK)
+            assert blocks.fetch_ahead(asked, 0, 2 * BLOCK)
+            await trio.testing.wait_all_tasks_blocked()
+            assert blocks.peek(asked, 0, 1) is None
+        assert blocks.used_bytes == 0
+
+
+@run_virtual
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_a_bug_in_a_fetch_fails_its_readers_and_not_the_mount(
+    *, ahead: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(latency_seconds=1)
+    version = await put(store, "k", bytes_of(MIB)[:MIB])
+    async with cache(store) as blocks:
+        store.fail("get", InjectedBug())
+        if ahead:
+            assert blocks.fetch_ahead(version, 0, MIB)
+        with pytest.raises(Unavailable):
+            await blocks.view(version, 0, MIB if ahead else 10)
+        assert len(await blocks.view(version, 0, MIB)) == MIB
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+@run_virtual
+async def test_an_error_that_several_get_keeps_its_code_and_status() -> None:
+    store = MemoryStore(latency_seconds=1)
+    version = await put(store, "k", bytes_of(BLOCK)[:BLOCK])
+    async with cache(store) as blocks:
+        store.fail("get", Unavailable("down", code="SlowDown", status=503))
+        with pytest.raises(Unavailable) as caught:
+            await blocks.view(version, 0, 10)
+        assert (caught.value.code, caught.value.status) == ("SlowDown", 503)
+        assert isinstance(caught.value.__cause__, Unavailable)

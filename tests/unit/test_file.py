@@ -5,11 +5,11 @@ import trio
 
 from s3mount.config import KIB, MIB
 from s3mount.data.version import Changed, Version
-from s3mount.errors import Busy, FileTooBig, Lost, LostReply, StagingFull, Stale, Unavailable
+from s3mount.errors import Busy, FileSystemError, FileTooBig, Lost, LostReply, StagingFull, Stale, Unavailable
 from s3mount.store.base import Headers
-from tests.memory_store import Call, MemoryStore
+from tests.memory_store import Call, MemoryStore, Operation
 from tests.running import run_virtual
-from tests.unit.files import PART, CheckingStore, created, opened, pattern, storage_on
+from tests.unit.files import PART, CheckingStore, InjectedBug, created, opened, pattern, storage_on
 
 
 async def fill(file: object, size: int, *, start: int = 0, step: int = 128 * KIB) -> None:
@@ -282,6 +282,145 @@ async def test_after_a_lost_reply_even_an_unconditional_upload_respects_what_is_
         assert store.counts == {"head": 1, "put": 1}
         assert store.body("k") == b"mine"
         file.close()
+
+
+@run_virtual
+async def test_an_upload_that_had_its_effect_and_then_failed_is_no_conflict() -> None:
+    store = MemoryStore()
+    store.place("k", b"base")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"mine")
+        store.fail("put", Unavailable("the reply was lost, and each repetition got a 503"), when="after")
+        with pytest.raises(Unavailable):
+            await file.sync()
+        await file.sync()
+        assert file.poisoned is None
+        assert store.body("k") == b"mine"
+        file.close()
+
+
+@run_virtual
+async def test_a_completion_that_had_its_effect_and_then_failed_is_no_conflict() -> None:
+    store = MemoryStore()
+    size = 4 * PART
+    async with storage_on(store) as storage:
+        file = created(storage)
+        await fill(file, size)
+        store.fail("complete_upload", Unavailable("503"), when="after")
+        with pytest.raises(Unavailable):
+            await file.sync()
+        await file.sync()
+        assert store.body("k") == filled(size)
+        file.close()
+
+
+@run_virtual
+async def test_what_an_upload_in_doubt_was_to_replace_is_forgotten_in_a_conflict() -> None:
+    store = MemoryStore()
+    store.place("k", b"old")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.overwrite()
+        await file.write(0, b"new")
+        store.fail("put", LostReply("?"))
+        with pytest.raises(LostReply):
+            await file.sync()
+
+        async def change(call: Call) -> None:
+            if call.operation == "head":
+                store.after = None
+                store.place("k", b"theirs")
+
+        store.after = change
+        with pytest.raises(Stale):
+            await file.sync()
+        await file.overwrite()
+        await file.write(0, b"again")
+        await file.sync()
+        assert store.body("k") == b"again", "O_TRUNC is unconditional"
+        file.close()
+
+
+@run_virtual
+async def test_who_wrote_to_a_file_whose_content_was_dropped_is_told() -> None:
+    store = MemoryStore()
+    store.place("k", b"base")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"mine")
+        file.discard()
+        for store_it in (file.flush, file.sync):
+            with pytest.raises(FileSystemError, match="dropped"):
+                await store_it()
+        with pytest.raises(FileSystemError, match="dropped"):
+            await file.write(0, b"more")
+        file.close()
+        successor = opened(storage, store)
+        await successor.write(0, b"BASE")
+        await successor.sync()
+        assert store.body("k") == b"BASE"
+        successor.close()
+
+
+@run_virtual
+async def test_a_write_that_is_refused_for_another_reason_keeps_the_file_out_of_the_bucket() -> None:
+    store = MemoryStore()
+    store.place("k", b"base")
+    async with storage_on(store) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"mine")
+        with pytest.raises(FileSystemError, match="stopping"):
+            raise file.refuse(FileSystemError("the mount is stopping"))
+        with pytest.raises(FileSystemError, match="stopping"):
+            await file.sync()
+        assert store.body("k") == b"base"
+        file.close()
+
+
+@run_virtual
+@pytest.mark.parametrize("operation", ["create_upload", "upload_part", "abort_upload"])
+async def test_a_bug_while_parts_are_sent_fails_that_upload_and_not_the_mount(
+    operation: Operation, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    async with storage_on(store) as storage:
+        file = created(storage)
+        store.fail(operation, InjectedBug())
+        await fill(file, 4 * PART)
+        await trio.sleep(100)
+        if operation == "abort_upload":
+            await file.unlink()
+        else:
+            assert file.size == 4 * PART
+            await file.sync()
+            assert store.body("k") == filled(4 * PART)
+        file.close()
+        await trio.sleep(100)
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+@run_virtual
+async def test_a_turn_that_one_file_declines_goes_to_the_next_that_waits() -> None:
+    async with storage_on(MemoryStore()) as storage:
+        asked: list[str] = []
+
+        def decline() -> None:
+            asked.append("decline")
+
+        def accept() -> None:
+            asked.append("accept")
+            assert storage.take_turn(accept)
+
+        while storage.take_turn(decline):
+            pass
+        assert not storage.take_turn(accept)
+        turns = storage._parts_ahead
+        storage.end_turn()
+        assert asked == ["decline", "accept"]
+        assert storage._parts_ahead == turns
+        for _ in range(turns):
+            storage.end_turn()
 
 
 @run_virtual

@@ -397,7 +397,8 @@ async def test_stopping_refuses_writers_then_writes_and_stores_everything(tmp_pa
         kernel.fs.refuse_writes()
         with pytest.raises(FileSystemError):
             await kernel.fs.write(one, 1, b"x")
-        await kernel.close(one)
+        with pytest.raises(FileSystemError):
+            await kernel.close(one)
         await kernel.close(two)
         assert kernel.fs.paths_open_for_writing() == []
 
