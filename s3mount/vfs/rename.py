@@ -291,10 +291,20 @@ class DirectoryMove:
                 else:
                     self.copies[listed.key] = Copy(listed, target, stored.etag)
 
+        wanted = [
+            listed
+            for listed in found
+            if listed.key not in others
+            and ((copied := self.copies.get(listed.key)) is None or copied.source.etag != listed.etag)
+        ]
+        # Markers one after another, from the top, before what is below them: SeaweedFS loses one that is written while
+        # it makes the directory for a key below (measured).
+        for listed in wanted:
+            if listed.key.endswith("/"):
+                await copy(listed)
         async with trio.open_nursery() as nursery:
-            for listed in found:
-                copied = self.copies.get(listed.key)
-                if listed.key not in others and (copied is None or copied.source.etag != listed.etag):
+            for listed in wanted:
+                if not listed.key.endswith("/"):
                     nursery.start_soon(copy, listed)
         if failures:
             raise failures[0]
