@@ -101,6 +101,21 @@ def test_sigterm_saves_what_programs_hold(mounts: Mounts) -> None:
     assert len(appended) // 8 >= before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_that_end_a_program_store_what_was_written_too(mounts: Mounts, number: signal.Signals) -> None:
+    """A closed terminal sends SIGHUP to a mount in the foreground."""
+    mount = mounts.start("--stop-timeout=4s")  # for so long a file that is held open is served
+    holder = python(HOLDER, mount.root / "held")
+    try:
+        assert hear(holder) == "holding"
+        mount.signal(number)
+        assert mount.wait() == 0, mount.log
+        assert mount.place.get("held") == b"held " * 40_000
+    finally:
+        holder.kill()
+        finish(holder)
+
+
 def test_sigterm_names_what_it_could_not_save(mounts: Mounts, proxy: FaultProxy) -> None:
     """E1: if it cannot: exit != 0 and each lost path named."""
     mounted = mounts.start("--stop-timeout=4s", endpoint_url=proxy.endpoint_url)
