@@ -140,8 +140,8 @@ class Requests:
             stall_seconds=self.config.stall_timeout_seconds,
         )
 
-    async def send(self, order: Order) -> Reply:
-        return await self.dispatcher.send(order)
+    def send(self, order: Order) -> Awaitable[Reply]:
+        return self.dispatcher.send(order)
 
     async def mutate(self, key: str, order: Order) -> Reply:
         """Send; whatever may have had its effect unseen leaves the key in doubt."""
@@ -218,13 +218,14 @@ class Requests:
         if len(self._doubts) > DOUBTS_MAX:
             self._doubts.popitem(last=False)
 
-    async def settled(self, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]) -> T:
+    def settled(self, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]) -> Awaitable[T]:
         """Do `act`; when `key` is in doubt and the caller asks no condition, on condition of what is there now.
 
         So an earlier request that has its effect late is found instead of being mixed up with this one.
         """
-        if key not in self._doubts:
-            return await act(condition)
+        return self._settle(key, condition, act) if key in self._doubts else act(condition)
+
+    async def _settle(self, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]) -> T:
         for _ in range(DOUBT_ROUNDS_MAX - 1):
             if condition != ALWAYS:
                 break

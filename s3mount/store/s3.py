@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -154,10 +155,7 @@ class S3Store:
     # Changing.
 
     async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
-        async def act(condition: Condition) -> Stored:
-            return await self._put(key, body, headers, condition)
-
-        return await self._requests.settled(key, condition, act)
+        return await self._requests.settled(key, condition, partial(self._put, key, body, headers))
 
     async def _put(self, key: str, body: Body, headers: Headers, condition: Condition) -> Stored:
         requests = self._requests
@@ -185,10 +183,7 @@ class S3Store:
         return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
-        async def act(condition: Condition) -> None:
-            await self._delete(key, condition)
-
-        await self._requests.settled(key, condition, act)
+        await self._requests.settled(key, condition, partial(self._delete, key))
 
     async def _delete(self, key: str, condition: Condition) -> None:
         if condition.absent:
@@ -213,9 +208,7 @@ class S3Store:
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
-        async def act(condition: Condition) -> Stored:
-            return await self._copy(source, target, source_etag, headers, condition)
-
+        act = partial(self._copy, source, target, source_etag, headers)
         return await self._requests.settled(target, condition, act)
 
     async def _copy(
@@ -292,9 +285,7 @@ class S3Store:
         return await multipart.copy_part(self._requests, upload, number, source, start, stop, source_etag)
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
-        async def act(condition: Condition) -> Stored:
-            return await multipart.complete(self._requests, upload, parts, condition)
-
+        act = partial(multipart.complete, self._requests, upload, parts)
         return await self._requests.settled(upload.key, condition, act)
 
     async def abort_upload(self, upload: Upload) -> None:

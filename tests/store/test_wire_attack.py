@@ -34,7 +34,7 @@ from tests.wiring import asking, descriptors, resident_bytes, running_wire, serv
 
 TASKS = 300
 REQUESTS_PER_TASK = 3
-ROUNDS = 3
+ROUNDS = 5
 SEED = 20240917
 HEALTHY_STALL_SECONDS = 20.0
 STALL_SECONDS = 0.4
@@ -176,8 +176,9 @@ async def test_every_request_ends_as_it_should_and_nothing_is_left(over_tls: boo
         server.released.set()
         while server.open_now:
             await trio.lowlevel.checkpoint()
-    # The first round opens the most connections and fills every pool, the allocator's included.
-    assert resident[-1] - resident[1] < 16 * 1024 * 1024, resident
+    # The first rounds open the most connections and fill every pool, the allocator's included: over TLS, with the
+    # server in this process too, it was flat from the third of nine on.
+    assert resident[-1] - resident[2] < 16 * 1024 * 1024, resident
     assert open_handles() == handles_before
     assert descriptors() == descriptors_before
     assert trio.lowlevel.current_statistics().tasks_living == tasks_before
