@@ -29,7 +29,13 @@ s3mount {s3mount.__version__} shows an S3 bucket as a directory.
 MOUNT_HEAD = """\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
 Returns when it serves. Sizes as 8MiB, times as 5s, [defaults]. Options win over
-variables (S3MOUNT_UMASK=027), variables over the file (umask = "027").
+variables (S3MOUNT_UMASK=027), variables over the file (umask = "027"). More of
+them, on how objects are written: s3mount mount --help-writing
+"""
+
+WRITING_HEAD = """\
+usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
+How objects are written; the other options: s3mount mount --help
 """
 
 UMOUNT_HELP = """\
@@ -49,9 +55,26 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
+class _WritingHelp(argparse.Action):
+    """--help of the second screen."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: object, **_options: object) -> NoReturn:
+        print(writing_help(), end="")
+        parser.exit()
+
+
 def mount_help() -> str:
     """A screen of 24 lines of 80 columns."""
-    return MOUNT_HEAD + "".join(f" {row.usage:<{USAGE_WIDTH}} {row.help}\n" for row in settings.ROWS)
+    return MOUNT_HEAD + _lines(settings.ROWS)
+
+
+def writing_help() -> str:
+    """The second screen."""
+    return WRITING_HEAD + _lines(settings.WRITING_ROWS)
+
+
+def _lines(rows: Sequence[settings.Row]) -> str:
+    return "".join(f" {row.usage:<{USAGE_WIDTH}} {row.help}\n" for row in rows)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -65,6 +88,7 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
                 mount.add_argument(option.flag, dest=option.name)
         for option in settings.POSITIONAL:
             mount.add_argument(option.name, nargs="?")
+        mount.add_argument("--help-writing", action=_WritingHelp, nargs=0)
         given = vars(mount.parse_intermixed_args(argv[1:]))  # options may stand between the two
         return "mount", {name: word for name, word in given.items() if word is not None}
     if argv and argv[0] == "umount":

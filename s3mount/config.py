@@ -6,6 +6,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from s3mount.errors import UsageError
 
@@ -84,7 +85,9 @@ class Config:
     readahead_max_bytes: int = 32 * MIB
     get_max_bytes: int = 8 * MIB
     file_size_max_bytes: int = TIB
+    """A write or truncation beyond is EFBIG; parts grow so that as much fits into as many as the store takes."""
     copy_max_bytes: int = S3_COPY_MAX_BYTES
+    """Larger objects are copied by parts."""
     file_parts_max: int = 8
     """Parts of one file sent at the same time."""
     parts_ahead_max: int = 16
@@ -92,6 +95,33 @@ class Config:
     parts_ahead_short_max: int = 4
     """The same while staging is short: the fewer share the link, the sooner one of them frees space."""
     checksum: bool = True
+
+    # what a conflict does
+    conflict: Literal["keep", "overwrite"] = "keep"
+    """overwrite: the last writer wins, where all bytes are local."""
+    conflict_keep_seconds: float = 30 * 86400.0
+    exclusive_create: Literal["close", "open"] = "close"
+    """When O_CREAT|O_EXCL is decided across hosts."""
+
+    # what the store can do; "auto": found out
+    equal_parts: Literal["auto", "yes", "no"] = "auto"
+    """Whether all parts of an upload but the last must have one size."""
+    part_copy: Literal["auto", "yes", "no"] = "auto"
+    parts_max: int | None = None
+    """None: found out; S3 takes 10,000."""
+
+    # what uploads carry; None: nothing is sent
+    storage_class: str | None = None
+    sse: str | None = None
+    """x-amz-server-side-encryption: AES256, aws:kms, aws:kms:dsse."""
+    sse_kms_key_id: str | None = None
+    sse_customer_key_file: Path | None = None
+    """The file holds 32 bytes, or their base64."""
+    acl: str | None = None
+    tags: str | None = None
+    """Of new objects, as name=value&name=value; existing ones keep theirs."""
+    requester_pays: bool = False
+    expected_bucket_owner: str | None = None
 
     # the mount
     allow_other: bool = False
@@ -118,6 +148,18 @@ class Config:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
         if self.metadata_ttl_seconds < 0 or self.negative_ttl_seconds < 0:
             raise UsageError("--metadata-ttl and --negative-ttl cannot be negative")
+        if not self.part_size_bytes <= self.file_size_max_bytes <= S3_OBJECT_MAX_BYTES:
+            raise UsageError("--max-file-size must be from one part to 5TiB, the largest object")
+        if not S3_PART_MIN_BYTES <= self.copy_max_bytes <= S3_COPY_MAX_BYTES:
+            raise UsageError("--copy-limit must be from 5MiB to 5GiB, what S3 copies in one request")
+        if self.parts_max is not None and not 2 <= self.parts_max <= S3_PARTS_MAX:
+            raise UsageError("--parts-max must be from 2 to 10000, what S3 takes")
+        if self.parts_max is not None and self.file_size_max_bytes > self.parts_max * S3_PART_MAX_BYTES:
+            raise UsageError("--max-file-size is more than so many parts of 5GiB hold: lower it or raise --parts-max")
+        if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
+            raise UsageError("--sse-kms-key-id goes with --sse aws:kms")
+        if self.sse_customer_key_file is not None and self.sse is not None:
+            raise UsageError("--sse and --sse-customer-key-file exclude each other: choose whose key it is")
 
     @property
     def source(self) -> str:

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 from s3mount.config import GIB, KIB, MIB, RESERVED, S3_KEY_MAX_BYTES, TIB, Config
 from s3mount.errors import UsageError
@@ -23,6 +24,7 @@ else:
 
 VARIABLES = "S3MOUNT_"
 LOG_LEVELS = ("error", "warning", "info", "debug")
+S3_TAGS_MAX = 10
 ID_MAX = 2**32 - 2
 """The highest uid and gid: the one above means 'leave it alone' to chown."""
 
@@ -72,10 +74,27 @@ def read_flag(word: str) -> bool:
     raise ValueError("true or false")
 
 
-def read_level(word: str) -> str:
-    if word.lower() not in LOG_LEVELS:
-        raise ValueError(f"one of {', '.join(LOG_LEVELS)}")
-    return word.lower()
+def read_count(word: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,8}", word) is None:
+        raise ValueError("a number")
+    return int(word)
+
+
+def read_tags(word: str) -> str:
+    """As x-amz-tagging has them: URL-encoded pairs."""
+    pairs = parse_qsl(word, keep_blank_values=True, strict_parsing=True, max_num_fields=S3_TAGS_MAX)
+    return urlencode(pairs)
+
+
+def one_of(*words: str) -> "Kind":
+    """The kind of an option that is one of a few words."""
+
+    def read(word: str) -> str:
+        if word.lower() not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return word.lower()
+
+    return Kind("|".join(words), read)
 
 
 def read_path(word: str) -> Path:
@@ -137,7 +156,8 @@ def show_size(value: object) -> str:
 
 def show_time(value: object) -> str:
     assert isinstance(value, float)
-    return f"{value:g}s"
+    days = value / 86400
+    return f"{value:g}s" if days < 1 or days % 1 else f"{days:g}d"
 
 
 def show_mode(value: object) -> str:
@@ -165,7 +185,11 @@ MODE = Kind("MODE", read_mode, show_mode)
 """No TOML number: 0o644 there is the number 420, which would be read again as octal."""
 ID = Kind("ID", read_id, native=(int,))
 FLAG = Kind("", read_flag, show_flag, (bool,))
-LEVEL = Kind("LEVEL", read_level)
+FLAG_WORD = Kind("on|off", read_flag, show_flag, (bool,))
+LEVEL = replace(one_of(*LOG_LEVELS), metavar="LEVEL")
+COUNT = Kind("N", read_count, native=(int,))
+TAGS = Kind("K=V&K=V", read_tags)
+ASKED = one_of("auto", "yes", "no")
 FILE = Kind("FILE", read_path)
 DIR = Kind("DIR", read_path)
 NAME = Kind("NAME", read_name)
@@ -256,10 +280,31 @@ ROWS = (
     Row("stay, do not become a daemon [{}]", (Option("foreground", FLAG, "foreground"),)),
 )
 
+WRITING_ROWS = (
+    Row("a larger file is refused [{}]", (Option("max-file-size", SIZE, "file_size_max_bytes"),)),
+    Row("changed by others meanwhile [{}]", (Option("conflict", one_of("keep", "overwrite"), "conflict"),)),
+    Row("how long lost versions stay [{}]", (Option("conflict-keep", TIME, "conflict_keep_seconds"),)),
+    Row("O_EXCL is decided at [{}]", (Option("exclusive-create", one_of("close", "open"), "exclusive_create"),)),
+    Row("objects over it by parts [{}]", (Option("copy-limit", SIZE, "copy_max_bytes"),)),
+    Row("all parts of one size [{}]", (Option("equal-parts", ASKED, "equal_parts"),)),
+    Row("edits copy what did not change [{}]", (Option("part-copy", ASKED, "part_copy"),)),
+    Row("of an upload [{}]", (Option("parts-max", COUNT, "parts_max", "found out"),)),
+    Row("checksums of what is sent [{}]", (Option("upload-checksum", FLAG_WORD, "checksum"),)),
+    Row("[{}]", (Option("storage-class", NAME, "storage_class", "the bucket's"),)),
+    Row("AES256, aws:kms, aws:kms:dsse [{}]", (Option("sse", NAME, "sse", "the bucket's"),)),
+    Row("[{}]", (Option("sse-kms-key-id", NAME, "sse_kms_key_id", "the account's"),)),
+    Row("SSE-C: 32 bytes or base64 [{}]", (Option("sse-customer-key-file", FILE, "sse_customer_key_file", "none"),)),
+    Row("such as bucket-owner-full-control [{}]", (Option("acl", NAME, "acl", "none"),)),
+    Row("of new objects [{}]", (Option("tags", TAGS, "tags", "none"),)),
+    Row("pay for requests to others' buckets [{}]", (Option("requester-pays", FLAG, "requester_pays"),)),
+    Row("account, else 403 [{}]", (Option("expected-bucket-owner", NAME, "expected_bucket_owner", "any"),)),
+)
+"""The second screen: how objects are written, for who needs it."""
+
 
 def options() -> Iterator[Option]:
-    """Every option that has a flag, in the order of the help screen."""
-    for row in ROWS:
+    """Every option that has a flag, in the order of the help screens."""
+    for row in (*ROWS, *WRITING_ROWS):
         yield from row.options
 
 

@@ -117,7 +117,7 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "install fuse3" in said(capsys)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["mount", "--help"], ["umount", "-h"]])
+@pytest.mark.parametrize("argv", [["--help"], ["mount", "--help"], ["mount", "--help-writing"], ["umount", "-h"]])
 def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(argv)
@@ -127,11 +127,16 @@ def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str])
     assert max(map(len, lines)) <= 80
 
 
-def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flag", "rows"), [("--help", settings.ROWS), ("--help-writing", settings.WRITING_ROWS)], ids=["help", "writing"]
+)
+def test_help_names_every_option_with_its_default(
+    flag: str, rows: tuple[settings.Row, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["mount", "--help"])
+        cli.main(["mount", flag])
     screen = capsys.readouterr().out
-    for row in settings.ROWS:
+    for row in rows:
         (line,) = (line for line in screen.splitlines() if line.startswith(f" {row.usage} "))
         for option in row.options:
             assert option.field in ("uid", "gid") or option.default_words in line

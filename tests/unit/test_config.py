@@ -1,10 +1,11 @@
 """A Config's defaults agree with each other, and values that contradict each other are refused in words."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from s3mount.config import GIB, MIB, S3_PARTS_MAX, Config
+from s3mount.config import GIB, MIB, S3_PARTS_MAX, TIB, Config
 from s3mount.errors import UsageError
 
 
@@ -33,6 +34,16 @@ def test_a_config_is_frozen() -> None:
         ({"staging_limit_bytes": 20 * MIB - 1}, "--staging-limit"),
         ({"metadata_ttl_seconds": -1.0}, "--metadata-ttl"),
         ({"negative_ttl_seconds": -1.0}, "--negative-ttl"),
+        ({"file_size_max_bytes": 5 * TIB + 1}, "--max-file-size"),
+        ({"file_size_max_bytes": MIB}, "--max-file-size"),
+        ({"copy_max_bytes": 5 * MIB - 1}, "--copy-limit"),
+        ({"copy_max_bytes": 5 * GIB + 1}, "--copy-limit"),
+        ({"parts_max": 1}, "--parts-max"),
+        ({"parts_max": 10_001}, "--parts-max"),
+        ({"parts_max": 100}, "--max-file-size"),
+        ({"sse_kms_key_id": "key"}, "--sse-kms-key-id"),
+        ({"sse": "AES256", "sse_kms_key_id": "key"}, "--sse-kms-key-id"),
+        ({"sse": "AES256", "sse_customer_key_file": Path("/key")}, "--sse-customer-key-file"),
     ],
 )
 def test_values_out_of_range_name_their_option(values: dict[str, Any], named: str) -> None:

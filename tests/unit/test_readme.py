@@ -16,8 +16,8 @@ README = (ROOT / "README.md").read_text()
 def rows(section: str) -> list[list[str]]:
     """The cells of the table below a heading, without its head."""
     body = re.split(r"^#+ ", README.split(f"# {section}\n", 1)[1], flags=re.MULTILINE)[0]
-    table = [line.strip().strip("|").split("|") for line in body.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in table[2:]]
+    table = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in body.splitlines() if line.startswith("|")]
+    return [[cell.strip().replace("\\|", "|") for cell in row] for row in table[2:]]
 
 
 def test_the_option_table_is_the_table_of_options() -> None:

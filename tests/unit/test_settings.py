@@ -14,17 +14,29 @@ from s3mount.errors import UsageError
 
 HERE = {"source": "s3://b", "mountpoint": "/m"}
 
-WORDS: dict[settings.Kind, tuple[str, object]] = {
-    settings.SIZE: ("80MiB", 80 * MIB),
-    settings.TIME: ("1.5s", 1.5),
-    settings.MODE: ("0640", 0o640),
-    settings.ID: ("1234", 1234),
-    settings.FLAG: ("true", True),
-    settings.LEVEL: ("debug", "debug"),
-    settings.FILE: ("/some/file", Path("/some/file")),
-    settings.DIR: ("/some/dir", Path("/some/dir")),
-    settings.NAME: ("eu-west-1", "eu-west-1"),
-    settings.URL: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+# By metavar: a choice's is its words. A first word that is not the default of any option that takes it.
+WORDS: dict[str, tuple[str, object]] = {
+    settings.SIZE.metavar: ("80MiB", 80 * MIB),
+    settings.TIME.metavar: ("1.5s", 1.5),
+    settings.MODE.metavar: ("0640", 0o640),
+    settings.ID.metavar: ("1234", 1234),
+    "": ("true", True),
+    "on|off": ("off", False),
+    settings.LEVEL.metavar: ("debug", "debug"),
+    settings.FILE.metavar: ("/some/file", Path("/some/file")),
+    settings.DIR.metavar: ("/some/dir", Path("/some/dir")),
+    settings.NAME.metavar: ("eu-west-1", "eu-west-1"),
+    settings.URL.metavar: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+    settings.COUNT.metavar: ("1000", 1000),
+    settings.TAGS.metavar: ("a b=c&d=%26", "a+b=c&d=%26"),
+    settings.ASKED.metavar: ("yes", "yes"),
+    "keep|overwrite": ("overwrite", "overwrite"),
+    "close|open": ("open", "open"),
+}
+
+# Values that are only good beside another, or not by the general word.
+BESIDE: dict[str, dict[str, str]] = {
+    "sse-kms-key-id": {"sse": "aws:kms"},
 }
 
 
@@ -36,12 +48,13 @@ def toml(tmp_path: Path, text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("option", [o for o in settings.options() if o is not settings.CONFIG_FILE], ids=str)
 def test_every_option_reaches_its_field_from_all_three_places(option: settings.Option, tmp_path: Path) -> None:
-    word, value = WORDS[option.kind]
+    word, value = WORDS[option.kind.metavar]
     from_file = toml(tmp_path, f'{option.name} = "{word}"')
+    here = HERE | BESIDE.get(option.name, {})
     for config in (
-        settings.load({**HERE, option.name: word}, {}),
-        settings.load(HERE, {option.variable: word}),
-        settings.load({**HERE, **from_file}, {}),
+        settings.load({**here, option.name: word}, {}),
+        settings.load(here, {option.variable: word}),
+        settings.load({**here, **from_file}, {}),
     ):
         assert getattr(config, option.field) == value
         assert type(getattr(config, option.field)) is type(value)
