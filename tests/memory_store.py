@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from urllib.parse import parse_qsl
 
 import trio
 
@@ -28,7 +29,7 @@ SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
 Operation = Literal[
     "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
-    "abort_upload", "list_uploads",
+    "abort_upload", "list_uploads", "get_tags",
 ]  # fmt: skip
 
 
@@ -54,7 +55,6 @@ class MemoryObject:
     headers: Headers = NO_HEADERS
     version_id: str | None = None
     storage_class: str | None = None
-    tag_count: int = 0
 
 
 @dataclass(slots=True)
@@ -160,6 +160,12 @@ class MemoryStore:
         await self._end(call)
         return info
 
+    async def tags(self, key: str) -> str:
+        call = await self._begin(Call("get_tags", key))
+        tags = self._get(key).headers.tags
+        await self._end(call)
+        return tags
+
     async def get(
         self,
         key: str,
@@ -229,8 +235,8 @@ class MemoryStore:
         self._check("COPY", target, condition)
         if source == target and headers is None:
             raise Refused("a copy onto itself must change something", code="InvalidRequest", status=400)
-        copied = self._object(found.body, _etag(found.body), found.headers if headers is None else headers)
-        stored = self._store(target, replace(copied, tag_count=found.tag_count))
+        kept = found.headers if headers is None else replace(headers, tags=found.headers.tags)
+        stored = self._store(target, self._object(found.body, _etag(found.body), kept))
         await self._end(call)
         return stored
 
@@ -393,9 +399,11 @@ class MemoryStore:
         return bodies
 
     def _info(self, key: str, found: MemoryObject) -> ObjectInfo:
+        headers = found.headers
         return ObjectInfo(
             key, len(found.body), found.etag, found.last_modified_ns, self._now_ns(),
-            found.headers, found.version_id, found.storage_class, found.tag_count,
+            replace(headers, tags="") if headers.tags else headers, found.version_id, found.storage_class,
+            len(parse_qsl(headers.tags, keep_blank_values=True)),
         )  # fmt: skip
 
     def _keys(self) -> list[bytes]:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 
+from s3mount.data.described import described
 from s3mount.data.layers import Layers
 from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
@@ -132,17 +133,20 @@ class File:
         await self._storage.blocks.validate(base)
 
     async def validate_for_writing(self) -> ObjectInfo:
-        """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed."""
+        """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""
         base = self.base
         assert base is not None
-        try:
-            info = await self._storage.store.head(base.key)
-        except NotFound as error:
-            raise Changed(f"{base.key!r} is gone", None) from error
-        if info.etag != base.etag or info.size != base.size:
-            raise Changed(f"{base.key!r} is another version", info)
+        info = await described(self._storage.store, base)
         self.headers = info.headers
         return info
+
+    async def validate_for_replacing(self, absent: Headers) -> None:
+        """HEAD, for an open with O_TRUNC: what whatever version is there carries is kept for the next upload, `absent`
+        if there is none."""
+        try:
+            await self.validate_for_writing()
+        except Changed as changed:
+            self.headers = absent if changed.info is None else changed.info.headers
 
     async def overwrite(self) -> None:
         """Open with O_TRUNC: nothing of the content stays, and the next upload replaces whatever is there."""

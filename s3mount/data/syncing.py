@@ -282,7 +282,9 @@ class Syncing:
         stream = self.stream
         if stream is not None:
             stream.multipart.condition = self.condition
-            if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
+            small = self._layers.size <= self._storage.put_max_bytes
+            # An upload carries what it was opened with.
+            if (small or stream.multipart.headers != self.headers) and not stream.lacks_bytes:
                 self.drop_stream()
         self.epoch = Epoch(
             self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream

@@ -26,7 +26,7 @@ class Multipart:
         self._store = store
         self._nursery = nursery
         self.key = key
-        self._headers = headers
+        self.headers = headers
         self.condition = condition
         self._upload: Upload | None = None
         self._opening: trio.Event | None = None
@@ -88,7 +88,7 @@ class Multipart:
         opening = self._opening
         assert opening is not None
         try:
-            self._upload = await self._store.create_upload(self.key, self._headers, self.condition)
+            self._upload = await self._store.create_upload(self.key, self.headers, self.condition)
         except S3MountError as error:
             self._error = error
             self._opening = None

@@ -21,7 +21,10 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What an object carries besides its bytes; `metadata` without the `x-amz-meta-` prefix, names in lower case."""
+    """What an object carries besides its bytes; `metadata` without the `x-amz-meta-` prefix, names in lower case.
+
+    `tags` are URL-encoded pairs (`a=1&b=2`). A HEAD or GET tells only how many there are: `ObjectStore.tags` asks.
+    """
 
     content_type: str | None = None
     cache_control: str | None = None
@@ -29,6 +32,7 @@ class Headers:
     content_encoding: str | None = None
     content_language: str | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+    tags: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload that is open. `token` is what recognises our own completion of one conditional on absence."""
+    """A multipart upload that is open. `token` is what recognises our own completion where the etag does not."""
 
     key: str
     id: str
@@ -113,6 +117,10 @@ class ObjectStore(Protocol):
 
     async def head(self, key: str) -> ObjectInfo:
         """Describe one object. Raises NotFound, AccessDenied (a 403 is settled by a LIST: not listed is NotFound)."""
+
+    async def tags(self, key: str) -> str:
+        """The tags of an object as `Headers.tags` has them; none where the store knows no tags. Raises NotFound,
+        AccessDenied."""
 
     async def get(
         self,
@@ -151,7 +159,8 @@ class ObjectStore(Protocol):
     ) -> Stored:
         """Copy on the server, of exactly `source_etag`; `headers` replaces all headers and metadata, None keeps them.
 
-        Objects over `Config.copy_max_bytes` are copied by parts. `condition` is about the target.
+        Tags come along whatever `headers.tags` says. Objects over `Config.copy_max_bytes` are copied by parts.
+        `condition` is about the target.
         Raises NotFound, PreconditionFailed.
         """
 

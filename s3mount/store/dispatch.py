@@ -55,6 +55,8 @@ class Order:
     path: str
     query: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
+    carried: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Headers that options add; one may be a key."""
     body: Body = ()
     mutating: bool = False
     limiter: Limiter
@@ -169,7 +171,7 @@ class Dispatcher:
         try:
             # Signed with the slot in hand: a signature gets old in the queue.
             address, path = access.address, access.address.path + order.path or "/"
-            headers = order.headers
+            headers = [*order.headers, *order.carried] if order.carried else order.headers
             if access.signer is not None:
                 now_seconds = self._clock_ns() // 1_000_000_000 + self._offset_seconds
                 headers = access.signer.headers(

@@ -8,7 +8,7 @@ Knows nothing of libcurl, trio or S3; pure. The wire (`wire.py`) promises about 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Request:
 
     method: str
     url: str
-    headers: Sequence[tuple[str, str]] = ()
+    headers: Sequence[tuple[str, str]] = field(default=(), repr=False)
     body: Body = ()
     mutating: bool = False
     """Never sent twice: where libcurl would repeat it silently, `ReplyLost` is raised instead."""

@@ -1,10 +1,11 @@
 """Multipart uploads over `Requests`, and the copy of an object too large for one CopyObject.
 
 A completion is recognised as ours, after a lost reply, by the random token in the metadata of an upload conditional on
-absence, else by the etag that S3 computes from the etags of the parts.
+absence or encrypted with a key, else by the etag that S3 computes from the etags of the parts.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.sax.saxutils import escape
 
 import trio
@@ -14,7 +15,7 @@ from s3mount.config import MIB, S3_PART_MIN_BYTES, S3_PARTS_MAX
 from s3mount.store.base import Body, Condition, Headers, ObjectInfo, Part, Stored, Upload
 from s3mount.store.listing import UploadsParser
 from s3mount.store.replies import multipart_etag, quoted_etag, tags_of
-from s3mount.store.requests import Line, Requests, condition_lines, etag_in, lines_of, new_token, refused, size_of
+from s3mount.store.requests import Line, Requests, condition_lines, etag_in, lines_of, refused, size_of
 from s3mount.store.signature import quote_key, quote_query
 from s3mount.store.wire import Sink, SmallBody
 
@@ -22,9 +23,9 @@ COPY_PART_MAX_BYTES = 512 * MIB
 LIST_BODY_MAX_BYTES = 8 * MIB
 
 
-async def create(requests: Requests, key: str, headers: Headers, condition: Condition, tags: str = "") -> Upload:
-    token = new_token() if condition.absent else None
-    lines = [*lines_of(headers, token), *([("x-amz-tagging", tags)] if tags else [])]
+async def create(requests: Requests, key: str, headers: Headers, condition: Condition) -> Upload:
+    token = requests.token_for(condition)
+    lines = lines_of(headers, token)
     # A full-object checksum: then the completion need not repeat those of the parts (Amazon and SeaweedFS insist
     # otherwise).
     checksum = [("x-amz-checksum-algorithm", "CRC32"), ("x-amz-checksum-type", "FULL_OBJECT")]
@@ -97,8 +98,8 @@ async def _ours(requests: Requests, upload: Upload, parts: Sequence[Part], condi
     if seen is None:
         return None
     info, token = seen
-    if condition.absent:
-        return info if token is not None and token == upload.token else None
+    if upload.token is not None:
+        return info if token == upload.token else None
     return info if info.etag == multipart_etag(parts) else None
 
 
@@ -143,8 +144,9 @@ async def copy_by_parts(
     requests: Requests, info: ObjectInfo, target: str, headers: Headers | None, condition: Condition
 ) -> Stored:
     """Copy `info`'s object in ranges, side by side; headers, metadata and tags come along."""
-    tags = await _tags(requests, info.key) if info.tag_count else ""
-    upload = await create(requests, target, headers if headers is not None else info.headers, condition, tags)
+    carried = headers if headers is not None else info.headers
+    carried = replace(carried, tags=await tags(requests, info.key) if info.tag_count else "")
+    upload = await create(requests, target, carried, condition)
     try:
         stops = _stops(info.size, requests.config.copy_max_bytes)
         parts: dict[int, Part] = {}
@@ -181,7 +183,8 @@ def _stops(size: int, copy_max_bytes: int) -> list[int]:
     return [*range(step, size, step), size]
 
 
-async def _tags(requests: Requests, key: str) -> str:
+async def tags(requests: Requests, key: str) -> str:
+    """An object's tags, URL-encoded."""
     order = requests.metadata("get_tags", "GET", key, "tagging=")
     body = SmallBody()
 
@@ -190,7 +193,13 @@ async def _tags(requests: Requests, key: str) -> str:
         return body
 
     order.prepare = prepare
-    await requests.send(order)
+    try:
+        await requests.send(order)
+    except errors.NotImplementedByStore:
+        return ""
+    except errors.AccessDenied as error:
+        words = f"the tags of {key!r} may not be read and would be lost: grant s3:GetObjectTagging ({error})"
+        raise errors.AccessDenied(words, code=error.code, status=error.status) from error
     return quote_query(tags_of(body.content))
 
 

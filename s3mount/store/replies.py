@@ -47,6 +47,8 @@ RETRIED_CODES = frozenset(
         "Throttling",
         "ThrottlingException",
         "TooManyRequests",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
     }
 )
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
@@ -236,6 +238,8 @@ def header_lines(headers: Headers, token: str | None = None) -> list[tuple[str, 
         value = getattr(headers, field)
         if value is not None:
             lines.append((name, _encoded(value)))
+    if headers.tags:
+        lines.append(("x-amz-tagging", headers.tags))
     for name, value in headers.metadata.items():
         assert name == name.lower(), name
         lines.append((_META + name, _encoded(value)))

@@ -1,7 +1,8 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, and the keys whose last mutation may still have an effect that nobody has seen.
+takes, and the keys whose last mutation may still have an effect that nobody has seen. What the options have requests
+carry is known once `run` has begun.
 """
 
 import base64
@@ -17,6 +18,7 @@ import trio
 
 from s3mount import errors
 from s3mount.config import KIB, MIB, Config
+from s3mount.store import carried
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored
 from s3mount.store.dispatch import Dispatcher, Order, digest_of
 from s3mount.store.endpoint import Access
@@ -58,10 +60,13 @@ class Requests:
         self._bulk_wire: Wire
         self._checksum: Literal["crc32", "md5", "off"] = "crc32" if config.checksum else "off"
         self._doubts: OrderedDict[str, None] = OrderedDict()
+        self.carried = carried.NOTHING
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
+        self.carried = carried.carried_by(self.config)
         await self.access.open()
+        carried.check_secrecy(self.carried, self.access.address.origin, self.access.address.proxy)
         options = WireOptions(
             ca=self.access.address.ca,
             proxy=self.access.address.proxy,
@@ -94,6 +99,7 @@ class Requests:
             path="" if key is None else "/" + quote_key(key),
             query=query,
             headers=headers if headers is not None else [],
+            carried=self.carried.by(name),
             mutating=mutating,
             limiter=self._metadata,
             wire=self._metadata_wire,
@@ -118,6 +124,7 @@ class Requests:
             method="GET",
             path="/" + quote_key(key),
             query=query,
+            carried=self.carried.by("get"),
             limiter=self._reads,
             wire=self._metadata_wire if size <= SMALL_BYTES else self._bulk_wire,
             deadline_seconds=inf,
@@ -132,6 +139,7 @@ class Requests:
             path="/" + quote_key(key),
             query=query,
             headers=headers,
+            carried=self.carried.by(name),
             body=body,
             mutating=True,
             limiter=self._uploads,
@@ -185,6 +193,10 @@ class Requests:
 
     def without_crc32(self) -> None:
         self._checksum = "md5"
+
+    def token_for(self, condition: Condition) -> str | None:
+        """What recognises our own PUT after a lost reply; None where the etag does."""
+        return new_token() if condition.absent or (condition.etag and self.carried.opaque_etags) else None
 
     # What replies mean.
 

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -98,6 +99,9 @@ class S3Store:
             if self._requests.access.generation != generation:
                 return (await self._requests.head(key))[0]
             if any(listed.key == key for listed in page.objects):
+                if error.status == 400:
+                    words = f"HEAD {key!r}: encrypted with a customer's key that is not ours, or not with ours"
+                    raise errors.AccessDenied(words, code=error.code, status=error.status) from error
                 raise
             raise errors.NotFound(f"HEAD {key!r}: not listed", code="NoSuchKey", status=404) from error
 
@@ -106,6 +110,9 @@ class S3Store:
             return await self.list_page(key, max_keys=1)
         except errors.AccessDenied as error:
             raise errors.AccessDenied(f"HEAD {key!r}: {error}", code=error.code, status=error.status) from refusal
+
+    async def tags(self, key: str) -> str:
+        return await multipart.tags(self._requests, key)
 
     async def get(
         self,
@@ -159,7 +166,7 @@ class S3Store:
 
     async def _put(self, key: str, body: Body, headers: Headers, condition: Condition) -> Stored:
         requests = self._requests
-        token = new_token() if condition.absent else None
+        token = requests.token_for(condition)
         order = requests.upload("put", key, "", [*lines_of(headers, token), *condition_lines(condition)], body)
         try:
             reply = await requests.send_checked(order, key)
@@ -229,7 +236,7 @@ class S3Store:
             *condition_lines(condition),
         ]
         if headers is not None:
-            lines += [("x-amz-metadata-directive", "REPLACE"), *lines_of(headers, token)]
+            lines += [("x-amz-metadata-directive", "REPLACE"), *lines_of(replace(headers, tags=""), token)]
         order = requests.slow("copy", "PUT", target, "", lines)
         started_ns = requests.dispatcher.now_ns() // SECOND_NS * SECOND_NS
         try:
@@ -266,8 +273,9 @@ class S3Store:
         if token is not None:
             ours = theirs == token
         else:
-            # The copy of a multipart object has an etag of its own.
-            ours = info.last_modified_ns >= started_ns and (info.etag == source_etag or "-" in source_etag)
+            # The copy of a multipart object has an etag of its own, and so has what is encrypted with a key.
+            etag_is_new = "-" in source_etag or self._requests.carried.opaque_etags
+            ours = info.last_modified_ns >= started_ns and (info.etag == source_etag or etag_is_new)
             ours = ours and (headers is None or dict(info.headers.metadata) == dict(headers.metadata))
         return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
 

@@ -12,14 +12,12 @@ import trio
 
 from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty
-from s3mount.store.base import Headers
 from s3mount.vfs.attributes import Caller, Fh
 from s3mount.vfs.directory import Span
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
 from s3mount.vfs.lookup import known, require
-from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.tree import Tree
 
 KEYS_BESIDE = 3
@@ -65,7 +63,7 @@ def _make(
     tree: Tree, handles: Handles, parent: Inode, name: str, key: str, mode: int, caller: Caller
 ) -> tuple[Inode, File]:
     inode = tree.inodes.bind_created(parent, name)
-    file = handles.make_created(inode, key, Headers(content_type=content_type(name)))
+    file = handles.make_created(inode, key, tree.headers_of_new(name))
     own(tree, parent, inode, stat.S_IFREG | stat.S_IMODE(mode), caller)
     tree.note(parent, name, LOCAL)
     tree.touched(parent)

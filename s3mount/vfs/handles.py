@@ -95,8 +95,8 @@ class Handles:
             if file is None:
                 file = state.file = self._make_file(inode, state)
             if flags & os.O_TRUNC:
-                await self._truncate(state, file)
-            elif not state.held and not _just_fetched(state):
+                await self._truncate(inode, state, file)
+            elif not state.held and not _just_fetched(state, writable=writable):
                 if writable:
                     await file.validate_for_writing()
                 else:
@@ -247,14 +247,10 @@ class Handles:
         base = Version(known.key, known.etag, known.size)
         return File(self._tree.storage, known.key, base, state.headers, on_stored=partial(self._stored, inode))
 
-    async def _truncate(self, state: State, file: File) -> None:
+    async def _truncate(self, inode: Inode, state: State, file: File) -> None:
         """O_TRUNC: whatever version is there is replaced, but its headers survive."""
-        if not state.held and not _just_fetched(state):
-            try:
-                await file.validate_for_writing()
-            except Changed as changed:
-                if changed.info is not None:
-                    file.headers = changed.info.headers
+        if not state.held and not _just_fetched(state, writable=True):
+            await file.validate_for_replacing(self._tree.headers_of_new(inode.name))
         await file.overwrite()
         state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
 
@@ -388,10 +384,10 @@ class Handles:
                 return
 
 
-def _just_fetched(state: State) -> bool:
+def _just_fetched(state: State, *, writable: bool) -> bool:
     """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other open."""
     until, state.validated_until = state.validated_until, 0.0
-    return trio.current_time() < until
+    return trio.current_time() < until and not (writable and state.lacks_tags)
 
 
 def _unstored(state: State) -> bool:

@@ -26,7 +26,7 @@ class State:
     `unsure`: the version is ours and its Last-Modified, which a mutation's reply does not tell, not seen yet. `told`:
     some call returned the failure of a sync. `failing`: nobody was told, the bytes wait for another try. `closing`: a
     task runs the last release. `validated_until`: an open answered by ESTALE has just fetched this version, with
-    these `headers`, for the open that follows.
+    these `headers`, for the open that follows; `lacks_tags`: but the tags that it has.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class State:
         "gid",
         "handles",
         "headers",
+        "lacks_tags",
         "mode",
         "mtime_ns",
         "told",
@@ -63,6 +64,7 @@ class State:
         self.closing = False
         self.validated_until = 0.0
         self.headers = NO_HEADERS
+        self.lacks_tags = False
 
     @property
     def held(self) -> bool:

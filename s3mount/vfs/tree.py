@@ -16,11 +16,12 @@ import trio
 from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
-from s3mount.store.base import Listed, ObjectInfo, ObjectStore
+from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
 from s3mount.vfs.attributes import DIRECTORY_LINKS, Attributes, whole_seconds
 from s3mount.vfs.directory import Listings
 from s3mount.vfs.inodes import Inode, Inodes
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
+from s3mount.vfs.mediatypes import content_type
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Tree:
         inode = self.inodes.bind_file(parent, name, listed, until)
         inode.own.validated_until = until
         inode.own.headers = info.headers
+        inode.own.lacks_tags = bool(info.tag_count) and not info.headers.tags
         return inode
 
     def _purge(self, now: float) -> None:
@@ -221,6 +223,10 @@ class Tree:
         flushes."""
         if self.config.read_only:
             raise ReadOnly("the mount is read-only")
+
+    def headers_of_new(self, name: str) -> Headers:
+        """What a file that is created here carries."""
+        return Headers(content_type=content_type(name), tags=self.config.tags or "")
 
     def check_new(self, parent: Inode, name: str, slash: str = "") -> str:
         """The key a new name will have; `slash` of a directory. Raises NoEntry (the parent was removed),
