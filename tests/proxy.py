@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 ANSWER_SECONDS = 20.0
 
-Fault = Literal["none", "reset", "drop_reply", "cut_body", "error", "black_hole"]
+Fault = Literal["none", "reset", "drop_reply", "cut_body", "error", "black_hole", "flip_body", "flip_reply"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,9 @@ class Rule:
 
     reset: the connection is closed unforwarded. drop_reply: forwarded, the reply read to its end and thrown away.
     cut_body: the reply stops after `cut_at_bytes` of its body. error: answered here with `status` and `code`.
-    black_hole: read and never answered. `delay_seconds` comes first with each of them, and alone with "none".
+    black_hole: read and never answered. flip_body: one bit of the request's body is another. flip_reply: the lowest bit
+    of a character of the reply's head is another, the first that `pattern` finds as its group 1. `delay_seconds` comes
+    first with each of them, and alone with "none".
     """
 
     fault: Fault = "none"
@@ -38,6 +40,9 @@ class Rule:
     kind: str = ""
     key: str = ""
     """A regular expression searched for in the decoded key."""
+    header: str = ""
+    """Only requests that have this header, in lower case."""
+    pattern: str = ""
     skip: int = 0
     times: int | None = None
     delay_seconds: float = 0.0
@@ -58,6 +63,8 @@ class Seen:
     key: str
     query: str
     range: str = ""
+    carried: dict[str, str] = field(default_factory=dict)
+    """The headers that say how an object is kept or checked; no credentials, no dates."""
     status: int = 0
     sent: int = 0
     received: int = 0

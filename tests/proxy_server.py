@@ -23,6 +23,7 @@ from tests.proxy import Rule, Seen, kind_of
 
 CHUNK_BYTES = 256 * 1024
 SOCKET_BUFFER_BYTES = 256 * 1024
+_CARRIED = re.compile(r"content-md5|x-amz-(?!content-sha256|date|security-token)")
 
 
 class _Closed(Exception):
@@ -114,12 +115,14 @@ class _State:
     released: threading.Event = field(default_factory=threading.Event)
     """Set when rules are cleared; a new one takes its place."""
 
-    def rule_for(self, request: Seen) -> Rule:
+    def rule_for(self, request: Seen, headers: dict[str, str]) -> Rule:
         with self.lock:
             for rule, used in self.rules:
                 if (rule.method and rule.method != request.method) or (rule.kind and rule.kind != request.kind):
                     continue
                 if rule.key and not re.search(rule.key, request.key):
+                    continue
+                if rule.header and rule.header not in headers:
                     continue
                 used[0] += 1
                 if used[0] > rule.skip and (rule.times is None or used[0] <= rule.skip + rule.times):
@@ -157,11 +160,12 @@ class _Connection:
         arguments = parse_qs(query, keep_blank_values=True)
         kind = kind_of(method, key, arguments, headers)
         shown = arguments["prefix"][0] if kind == "list" and "prefix" in arguments else key
-        request = Seen(method, kind, bucket, shown, query, headers.get("range", ""), began=time.monotonic())
+        carried = {name: value for name, value in headers.items() if _CARRIED.match(name)}
+        request = Seen(method, kind, bucket, shown, query, headers.get("range", ""), carried, began=time.monotonic())
         with self._state.lock:
             self._state.seen.append(request)
         released = self._state.released
-        rule = self._state.rule_for(request)
+        rule = self._state.rule_for(request, headers)
         try:
             return self._answer(request, rule, head, headers, released)
         finally:
@@ -188,7 +192,7 @@ class _Connection:
             return True
         upstream = self._connect()
         upstream.sock.sendall(head)
-        self._send_body(headers, upstream.sock, request)
+        self._send_body(headers, upstream.sock, request, flipped=rule.fault == "flip_body")
         return self._reply(upstream, request, rule)
 
     def _connect(self) -> _Stream:
@@ -202,8 +206,12 @@ class _Connection:
             self._upstream = _Stream(sock)
         return self._upstream
 
-    def _send_body(self, headers: dict[str, str], to: socket.socket | None, request: Seen) -> None:
+    def _send_body(
+        self, headers: dict[str, str], to: socket.socket | None, request: Seen, *, flipped: bool = False
+    ) -> None:
         for piece in self._body(self._client, headers, 0):
+            if flipped and not request.sent:
+                piece = memoryview(bytes([piece[0] ^ 0x10]) + bytes(piece[1:]))
             request.sent += len(piece)
             if to is not None:
                 to.sendall(piece)
@@ -221,6 +229,9 @@ class _Connection:
             request.status = status
             self._client.reset()
             return False
+        if rule.fault == "flip_reply" and (found := re.search(rule.pattern.encode(), head, re.IGNORECASE)):
+            place = found.start(1)
+            head = head[:place] + bytes([head[place] ^ 1]) + head[place + 1 :]
         self._client.sock.sendall(head)
         if not silent:
             left = rule.cut_at_bytes if rule.fault == "cut_body" else None
