@@ -65,6 +65,7 @@ class Seen:
     range: str = ""
     carried: dict[str, str] = field(default_factory=dict)
     """The headers that say how an object is kept or checked; no credentials, no dates."""
+    flipped: bool = False
     status: int = 0
     sent: int = 0
     received: int = 0

@@ -210,7 +210,8 @@ class _Connection:
         self, headers: dict[str, str], to: socket.socket | None, request: Seen, *, flipped: bool = False
     ) -> None:
         for piece in self._body(self._client, headers, 0):
-            if flipped and not request.sent:
+            if flipped and not request.flipped:
+                request.flipped = True
                 piece = memoryview(bytes([piece[0] ^ 0x10]) + bytes(piece[1:]))
             request.sent += len(piece)
             if to is not None:
@@ -230,6 +231,7 @@ class _Connection:
             self._client.reset()
             return False
         if rule.fault == "flip_reply" and (found := re.search(rule.pattern.encode(), head, re.IGNORECASE)):
+            request.flipped = True
             place = found.start(1)
             head = head[:place] + bytes([head[place] ^ 1]) + head[place + 1 :]
         self._client.sock.sendall(head)
