@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import trio
 
+from s3mount.config import S3_PART_MIN_BYTES
 from s3mount.data.content import Content
 from s3mount.data.plan import CopyPart, Put, SendPart, Step, plan_upload
 from s3mount.data.storage import Storage
@@ -15,6 +16,9 @@ from s3mount.data.stream import Stream
 from s3mount.data.upload import Multipart, put_etag
 from s3mount.errors import S3MountError, StoreError
 from s3mount.store.base import Body, Condition, Headers, Stored
+
+COPIED_AT_ONCE_BYTES = 2 * S3_PART_MIN_BYTES
+"""A lower limit could not cut every range into parts of the least size."""
 
 
 class Epoch:
@@ -58,7 +62,7 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
         epoch.size,
         kept,
         storage.grid,
-        copy_max_bytes=storage.config.copy_max_bytes,
+        copy_max_bytes=max(storage.config.copy_max_bytes, COPIED_AT_ONCE_BYTES),
         put_max_bytes=storage.put_max_bytes,
     )
     if isinstance(steps[0], Put):

@@ -304,3 +304,15 @@ async def test_a_size_that_was_damaged_on_its_way_is_never_appended_at(tmp_path:
         with pytest.raises(Changed):
             await file.validate_for_writing()
         file.close()
+
+
+@pytest.mark.parametrize("size", [12 * MIB, 16 * MIB + 1, LARGE])
+@run_virtual
+async def test_a_low_copy_limit_does_not_cut_copied_parts_below_their_least_size(tmp_path: Path, size: int) -> None:
+    store = MemoryStore()
+    store.place("f", pattern(size), CARRIED)
+    async with mounted(store, tmp_path, copy_max_bytes=5 * MIB) as kernel:
+        await append(kernel, store)
+        assert store.body("f") == pattern(size) + b"appended"
+        assert store.objects["f"].headers == CARRIED
+        assert store.counts["copy_part"] > 0
