@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from s3mount.config import GIB, KIB, MIB, RESERVED, S3_KEY_MAX_BYTES, TIB, Config
 from s3mount.errors import UsageError
@@ -83,7 +83,7 @@ def read_count(word: str) -> int:
 def read_tags(word: str) -> str:
     """As x-amz-tagging has them: URL-encoded pairs."""
     pairs = parse_qsl(word, keep_blank_values=True, strict_parsing=True, max_num_fields=S3_TAGS_MAX)
-    return urlencode(pairs)
+    return urlencode(pairs, quote_via=quote)  # not every store reads + as a blank
 
 
 def one_of(*words: str) -> "Kind":

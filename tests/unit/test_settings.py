@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[str, object]] = {
     settings.NAME.metavar: ("eu-west-1", "eu-west-1"),
     settings.URL.metavar: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
     settings.COUNT.metavar: ("1000", 1000),
-    settings.TAGS.metavar: ("a b=c&d=%26", "a+b=c&d=%26"),
+    settings.TAGS.metavar: ("a b=c&d=%26", "a%20b=c&d=%26"),
     settings.ASKED.metavar: ("yes", "yes"),
     "keep|overwrite": ("overwrite", "overwrite"),
     "close|open": ("open", "open"),
