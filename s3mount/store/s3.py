@@ -78,6 +78,8 @@ class S3Store:
             return f"the store {where} does not know these credentials ({error.code}): check access key and secret key"
         if isinstance(error, errors.AccessDenied):
             how = "--no-sign-request, if the bucket is not public" if config.no_sign_request else "other credentials"
+            if config.expected_bucket_owner is not None:
+                how += ", or another --expected-bucket-owner"
             return (
                 f"listing {config.source} is not allowed ({error.code or 403}): grant s3:ListBucket, or drop/use {how}"
             )

@@ -179,6 +179,16 @@ async def test_requester_and_expected_owner_are_told_in_every_request(proxy: Fau
 
 
 @run_trio
+async def test_a_bucket_of_another_owner_is_refused_in_words_at_start(proxy: FaultProxy, bucket: str) -> None:
+    async with opened(config(proxy, bucket, expected_bucket_owner="123456789012")) as store:
+        await store.check()
+        assert who_carried(proxy, "x-amz-expected-bucket-owner") == {"123456789012": {"list"}}
+        proxy.add(Rule(fault="error", header="x-amz-expected-bucket-owner", status=403, code="AccessDenied"))
+        with pytest.raises(errors.StartError, match="--expected-bucket-owner"):
+            await store.check()
+
+
+@run_trio
 async def test_a_customers_key_goes_with_every_request_that_reads_or_writes_bytes(
     proxy: FaultProxy, bucket: str, key_file: Path
 ) -> None:
