@@ -38,8 +38,6 @@ class Carried:
 
     by_operation: Mapping[str, Lines] = field(repr=False)
     by_others: Lines = field(default=(), repr=False)
-    opaque_etags: bool = False
-    """Encrypted with KMS or a customer's key, an object's etag is no digest of its bytes."""
     customer_key: bool = False
 
     def by(self, operation: str) -> Lines:
@@ -69,7 +67,6 @@ def carried_by(config: Config) -> Carried:
     return Carried(
         {operation: carried for operation, carried in lines.items() if carried != everywhere},
         everywhere,
-        opaque_etags=keyed or (config.sse or "").startswith("aws:kms"),
         customer_key=keyed,
     )
 

@@ -1,8 +1,8 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, and the keys whose last mutation may still have an effect that nobody has seen. What the options have requests
-carry is known once `run` has begun.
+takes, whether etags are digests, and the keys whose last mutation may still have an effect that nobody has seen. What
+the options have requests carry is known once `run` has begun.
 """
 
 import base64
@@ -61,6 +61,7 @@ class Requests:
         self._checksum: Literal["crc32", "md5", "off"] = "crc32" if config.checksum else "off"
         self._doubts: OrderedDict[str, None] = OrderedDict()
         self.carried = carried.NOTHING
+        self.opaque_etags = config.sse_customer_key_file is not None or _by_kms(config.sse)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
@@ -196,7 +197,11 @@ class Requests:
 
     def token_for(self, condition: Condition) -> str | None:
         """What recognises our own PUT after a lost reply; None where the etag does."""
-        return new_token() if condition.absent or (condition.etag and self.carried.opaque_etags) else None
+        return new_token() if condition.absent or (condition.etag and self.opaque_etags) else None
+
+    def _learn(self, headers: Mapping[str, str]) -> None:
+        """A bucket may encrypt by itself; then too an etag is no digest of the bytes."""
+        self.opaque_etags = self.opaque_etags or _by_kms(headers.get("x-amz-server-side-encryption"))
 
     # What replies mean.
 
@@ -204,6 +209,7 @@ class Requests:
         etag = quoted_etag(etag if etag is not None else reply.headers.get("etag", ""))
         if not etag:
             raise errors.BadReply("the store told no etag of what it has stored", status=reply.status)
+        self._learn(reply.headers)
         return Stored(etag, self.dispatcher.date_ns(reply.headers), version_of(reply.headers))
 
     async def head(self, key: str) -> tuple[ObjectInfo, str | None]:
@@ -212,6 +218,7 @@ class Requests:
         length = reply.headers.get("content-length", "")
         if not length.isdigit():
             raise errors.BadReply(f"HEAD {key!r}: no size")
+        self._learn(reply.headers)
         date_ns = self.dispatcher.date_ns(reply.headers)
         return info_of(key, reply.headers, int(length), date_ns), write_token_of(reply.headers)
 
@@ -251,6 +258,10 @@ class Requests:
         done = await act(condition)
         self._doubts.pop(key, None)
         return done
+
+
+def _by_kms(encryption: str | None) -> bool:
+    return encryption is not None and encryption.startswith("aws:kms")
 
 
 def lines_of(headers: Headers, token: str | None = None) -> list[Line]:

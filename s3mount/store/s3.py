@@ -276,7 +276,7 @@ class S3Store:
             ours = theirs == token
         else:
             # The copy of a multipart object has an etag of its own, and so has what is encrypted with a key.
-            etag_is_new = "-" in source_etag or self._requests.carried.opaque_etags
+            etag_is_new = "-" in source_etag or self._requests.opaque_etags
             ours = info.last_modified_ns >= started_ns and (info.etag == source_etag or etag_is_new)
             ours = ours and (headers is None or dict(info.headers.metadata) == dict(headers.metadata))
         return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None

@@ -13,7 +13,7 @@ from s3mount.config import MIB, Config
 from s3mount.store.base import ABSENT, Condition, Headers, ObjectStore
 from tests.proxy import FaultProxy, Rule
 from tests.running import run_trio
-from tests.servers import Server, make_bucket
+from tests.servers import Server, boto, make_bucket
 from tests.store.places import Place, opened
 
 NO_HEADERS = Headers()
@@ -248,17 +248,30 @@ async def test_what_is_encrypted_with_a_customers_key_is_read_with_it_only(
             await store.get("k", 0, memoryview(bytearray(1)))
 
 
+@pytest.mark.parametrize("by_option", [True, False])
 @run_trio
-async def test_an_upload_under_a_key_is_recognised_after_a_lost_reply_although_its_etag_is_no_digest(
-    proxy: FaultProxy, bucket: str
+async def test_what_kms_encrypts_is_recognised_after_a_lost_reply_although_its_etag_is_no_digest(
+    proxy: FaultProxy, bucket: str, moto_server: Server, by_option: bool
 ) -> None:
-    async with opened(config(proxy, bucket, sse="aws:kms")) as store:
+    """Asked for by an option, or by the bucket's own settings, which the first reply tells."""
+    if not by_option:
+        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
+        boto(moto_server).put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    async with opened(config(proxy, bucket, sse="aws:kms" if by_option else None)) as store:
         etag = (await store.put("k", (b"old",), NO_HEADERS)).etag
         proxy.add(Rule(fault="drop_reply", kind="put", key="k", times=1))
         proxy.add(Rule(fault="flip_reply", kind="head", pattern='etag: "(.)'))
         await store.put("k", (b"new",), NO_HEADERS, Condition(etag=etag))
         assert proxy.counts() == {"put": 3, "head": 1}
         assert (await store.head("k")).headers.metadata == {}
+
+
+@run_trio
+async def test_what_nobody_encrypts_carries_no_token(proxy: FaultProxy, bucket: str) -> None:
+    async with opened(config(proxy, bucket)) as store:
+        etag = (await store.put("k", (b"old",), NO_HEADERS)).etag
+        await store.put("k", (b"new",), NO_HEADERS, Condition(etag=etag))
+    assert not any("x-amz-meta-s3mount-write" in seen.carried for seen in proxy.requests())
 
 
 @run_trio

@@ -95,7 +95,6 @@ def test_without_options_nothing_is_carried_and_nothing_is_looked_up_twice() -> 
     carried = carried_by(Config(bucket="b"))
     assert (dict(carried.by_operation), carried.by_others) == ({}, ())
     assert carried.by("put") == ()
-    assert not carried.opaque_etags
 
 
 @pytest.mark.parametrize(
