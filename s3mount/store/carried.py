@@ -50,10 +50,10 @@ NOTHING = Carried({})
 def carried_by(config: Config) -> Carried:
     """What the options ask for. Reads the key file."""
     everywhere = _everywhere(config)
-    keyed = config.sse_customer_key_file is not None
-    key = read_customer_key(config.sse_customer_key_file) if config.sse_customer_key_file is not None else b""
-    target = _key_lines("x-amz-", key) if keyed else ()
-    source = _key_lines("x-amz-copy-source-", key) if keyed else ()
+    path = config.sse_customer_key_file
+    key = None if path is None else read_customer_key(path)
+    target = _key_lines("x-amz-", key) if key is not None else ()
+    source = _key_lines("x-amz-copy-source-", key) if key is not None else ()
     if config.expected_bucket_owner is not None:
         source += (("x-amz-source-expected-bucket-owner", config.expected_bucket_owner),)
     created = _created(config)
@@ -67,7 +67,7 @@ def carried_by(config: Config) -> Carried:
     return Carried(
         {operation: carried for operation, carried in lines.items() if carried != everywhere},
         everywhere,
-        customer_key=keyed,
+        customer_key=key is not None,
     )
 
 

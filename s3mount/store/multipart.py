@@ -98,8 +98,8 @@ async def _ours(requests: Requests, upload: Upload, parts: Sequence[Part], condi
     if seen is None:
         return None
     info, token = seen
-    if upload.token is not None:
-        return info if token == upload.token else None
+    if condition.absent or upload.token is not None:
+        return info if token is not None and token == upload.token else None
     return info if info.etag == multipart_etag(parts) else None
 
 

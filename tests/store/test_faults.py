@@ -71,6 +71,21 @@ async def test_a_creation_of_somebody_else_with_the_same_bytes_is_not_taken_for_
 
 
 @run_trio
+async def test_an_upload_of_somebody_else_with_the_same_parts_is_not_taken_for_ours(
+    proxy: FaultProxy, bucket: str
+) -> None:
+    """Opened for any case, completed on condition of absence: there is no token, and the etag proves nothing."""
+    async with mounted(proxy, bucket) as store:
+        theirs, ours = await store.create_upload("k", NO_HEADERS), await store.create_upload("k", NO_HEADERS)
+        parts = [[await store.upload_part(upload, 1, (BIG,))] for upload in (theirs, ours)]
+        await store.complete_upload(theirs, parts[0], ABSENT)
+        proxy.add(Rule(fault="reset", kind="complete_upload", times=1))
+        with pytest.raises(errors.PreconditionFailed):
+            await store.complete_upload(ours, parts[1], ABSENT)
+        await store.abort_upload(ours)
+
+
+@run_trio
 async def test_a_conflict_found_by_a_repetition_stays_a_conflict(proxy: FaultProxy, bucket: str) -> None:
     async with mounted(proxy, bucket) as store:
         old = (await store.put("k", (b"old",), NO_HEADERS)).etag
