@@ -24,6 +24,7 @@ from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, mount_options
+from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
 from s3mount.vfs.filesystem import FileSystem
 
@@ -114,17 +115,17 @@ def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], 
             )
         except OSError as error:
             raise StartError(f"the log cannot be written: {error}; see --log-file") from error
-        daemon = Daemon(config, held.staging, prepared.staging_limit_bytes, ready)
+        daemon = Daemon(config, held.staging, prepared, ready)
         return trio.run(daemon.run)
 
 
 class Daemon:
     """One mount from start to end."""
 
-    def __init__(self, config: Config, staging: Path, staging_limit_bytes: int, ready: Callable[[], None]) -> None:
+    def __init__(self, config: Config, staging: Path, prepared: preflight.Prepared, ready: Callable[[], None]) -> None:
         self._config = config
         self._staging = staging
-        self._staging_limit_bytes = staging_limit_bytes
+        self._prepared = prepared
         self._ready = ready
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
         self._failure: StartError | None = None
@@ -151,8 +152,15 @@ class Daemon:
         store = S3Store(config)
         await nursery.start(store.run)
         await store.check()
+        findings = Findings(store, config, self._prepared.cache_dir / "stores")
+        await findings.conditions()
         storage = Storage(
-            store, config, nursery, staging_dir=self._staging, staging_limit_bytes=self._staging_limit_bytes
+            store,
+            config,
+            nursery,
+            staging_dir=self._staging,
+            staging_limit_bytes=self._prepared.staging_limit_bytes,
+            find_out=findings.parts,
         )
         filesystem = FileSystem(store, storage, config, nursery)
         try:

@@ -2,10 +2,12 @@
 
 Held to the same contract suite as the real stores (tests/store/test_contract.py). Every call is one checkpoint before
 its effect and one after it; the effect itself is atomic. Nothing is retried in here: a fault that a test orders reaches
-the caller.
+the caller. Switches of the constructor make it one of the stores that lack abilities, as they do: equal parts as on
+R2, fewer parts, copies of parts and conditions refused or ignored.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
-uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it), the counters, and the faults.
+uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it), the counters (`refusals`: what a
+lacking ability has cost), and the faults.
 """
 
 import bisect
@@ -21,7 +23,15 @@ from urllib.parse import parse_qsl
 import trio
 
 from s3mount.config import S3_KEY_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX
-from s3mount.errors import Archived, KeyTooLong, NoSuchUpload, NotFound, PreconditionFailed, RangeNotSatisfiable
+from s3mount.errors import (
+    Archived,
+    KeyTooLong,
+    NoSuchUpload,
+    NotFound,
+    NotImplementedByStore,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+)
 from s3mount.errors import StoreError as Refused
 from s3mount.store.base import ALWAYS, Body, Condition, Headers, Listed, ObjectInfo, Page, Part, Stored, Upload
 
@@ -77,6 +87,7 @@ class _Fault:
     skip: int
 
 
+Ability = Literal["kept", "refused", "ignored"]
 Hook = Callable[[Call], Awaitable[None]]
 
 
@@ -92,6 +103,10 @@ class MemoryStore:
         versioned: bool = False,
         latency_seconds: float = 0.0,
         piece_bytes: int = 256 * 1024,
+        equal_parts: bool = False,
+        parts_max: int = S3_PARTS_MAX,
+        copies_parts: Ability = "kept",
+        conditions: Ability = "kept",
     ) -> None:
         self.objects: dict[str, MemoryObject] = {}
         self.versions: dict[tuple[str, str], MemoryObject] = {}
@@ -108,6 +123,11 @@ class MemoryStore:
         self._part_min_bytes = part_min_bytes
         self._page_max = page_max
         self._versioned = versioned
+        self._equal_parts = equal_parts
+        self._parts_max = parts_max
+        self._copies_parts = copies_parts
+        self._conditions = conditions
+        self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []
         self._serial = 0
@@ -272,10 +292,14 @@ class MemoryStore:
         call = await self._begin(
             Call("copy_part", upload.key, size=stop - start, number=number, start=start, source=source)
         )
+        if self._copies_parts == "refused":
+            self.refusals += 1
+            raise NotImplementedByStore("copy of a part", code="NotImplemented", status=501)
         found = self._get_for_copy(source, source_etag)
         if stop > len(found.body):
             raise RangeNotSatisfiable(f"copy of {source!r} to {stop}", code="InvalidRange", status=416)
-        part = self._part(upload, number, found.body[start:stop])
+        part = self._part(upload, number, found.body[start:stop] if self._copies_parts == "kept" else b"")
+        part = replace(part, size=stop - start)  # as the real store tells it: it knows only what was asked for
         await self._end(call)
         return part
 
@@ -284,7 +308,7 @@ class MemoryStore:
         opened = self._upload(upload)
         bodies = self._chosen(opened, parts)
         self._check("COMPLETE", upload.key, condition)
-        digest = hashlib.md5(b"".join(hashlib.md5(body).digest() for body in bodies)).hexdigest()
+        digest = hashlib.md5(b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)).hexdigest()
         whole = self._object(b"".join(bodies), f'"{digest}-{len(bodies)}"', opened.headers)
         del self.uploads[upload.id]
         # As in S3, a multipart object is as old as its initiation.
@@ -364,6 +388,11 @@ class MemoryStore:
         return found
 
     def _check(self, verb: str, key: str, condition: Condition) -> None:
+        if self._conditions != "kept" and condition != ALWAYS:
+            if self._conditions == "ignored":
+                return
+            self.refusals += 1
+            raise NotImplementedByStore(f"{verb} {key!r}: condition", code="NotImplemented", status=501)
         found = self.objects.get(key)
         if (condition.absent and found is not None) or (
             condition.etag is not None and (found is None or found.etag != condition.etag)
@@ -379,6 +408,9 @@ class MemoryStore:
 
     def _part(self, upload: Upload, number: int, body: bytes) -> Part:
         assert 1 <= number <= S3_PARTS_MAX
+        if number > self._parts_max:
+            self.refusals += 1
+            raise Refused(f"part number {number}", code="InvalidArgument", status=400)
         etag = _etag(body)
         self._upload(upload).parts[number] = (body, etag)
         return Part(number, etag, len(body))
@@ -396,6 +428,9 @@ class MemoryStore:
             bodies.append(body)
         if any(len(body) < self._part_min_bytes for body in bodies[:-1]):
             raise Refused("a part but the last is too small", code="EntityTooSmall", status=400)
+        if self._equal_parts and len({len(body) for body in bodies[:-1]}) > 1:
+            self.refusals += 1
+            raise Refused("All non-trailing parts must have the same length", code="InvalidPart", status=400)
         return bodies
 
     def _info(self, key: str, found: MemoryObject) -> ObjectInfo:

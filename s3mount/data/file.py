@@ -65,7 +65,7 @@ class File:
         )
         self._reader = Reader(storage, self._layers, self._syncing.settle)
         self._pristine = base is None
-        self._part_bytes = storage.first_part_stop
+        self._part_bytes = storage.config.part_size_bytes
         self._look_bytes = self._part_bytes if base is None else sys.maxsize
         self._closed = False
 
@@ -191,6 +191,7 @@ class File:
 
     def _place(self, offset: int, view: memoryview) -> None:
         stop = offset + len(view)
+        self._check_reach(stop)
         stream = self._syncing.stream
         if stream is not None and self._syncing.epoch is None:
             if stream.dropped and self._layers.lost(offset, stop):
@@ -217,6 +218,18 @@ class File:
 
     def _too_big(self) -> FileTooBig:
         return FileTooBig(f"{self.key!r} would be larger than {self._storage.config.file_size_max_bytes} bytes")
+
+    def _check_reach(self, stop: int) -> None:
+        """Where parts cannot grow, a stream ends somewhere: beyond, everything is sent anew if it is here, in larger
+        parts. Raises FileTooBig if it is not."""
+        stream = self._syncing.stream
+        if stream is None or stop <= stream.grid.stop:
+            return
+        if stream.lacks_bytes:
+            raise self.refuse(
+                FileTooBig(f"a stream of {stream.grid.part_bytes} bytes a part has no more parts: raise --part-size")
+            )
+        self._syncing.leave_stream()
 
     def _poison_full(self) -> None:
         self.refuse(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
@@ -245,9 +258,10 @@ class File:
             self._start_over()
             self._syncing.refusal = conflict
         elif size != self.size:
+            self._check_reach(size)
             stream = self._syncing.stream
             if stream is not None and self._syncing.epoch is None and size < self.size:
-                start, stop = self._storage.grid.part(self._storage.grid.number_at(size))
+                start, stop = stream.grid.part(stream.grid.number_at(size))
                 if start < size < stop and self._layers.lost(start, min(stop, self.size)):
                     log.error("cut of bytes that had left staging: raise --staging-limit key=%r", self.key)
                     raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
@@ -263,7 +277,10 @@ class File:
             return
         while True:
             stream = syncing.stream
-            start, stop = storage.grid.part(1 if stream is None else stream.next)
+            if stream is not None and not stream.may_go_on(layers.size, self._send_ahead):
+                self._look_bytes = layers.size + RETRY_STREAM_BYTES
+                return
+            start, stop = storage.grid.part(1) if stream is None else stream.grid.part(stream.next)
             self._look_bytes = stop + 1
             if layers.size <= stop:
                 return

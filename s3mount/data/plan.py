@@ -1,32 +1,29 @@
 """What to send so that a file becomes an object. Pure.
 
-`plan_upload` covers the size exactly, from copies of the base and from bytes that are sent. `Grid` cuts a file without
-a base into parts of known places, so that parts can be sent while the file still grows.
+`plan_upload` covers the size exactly, from copies of the base and from bytes that are sent. It sends no byte that a
+copy could bring, unless a part would be too small without it; where that is so it sends as few as any plan can. Only
+when the store's number of parts does not suffice, it sends more rather than nothing.
+
+Where all parts must have one size, an edit costs the parts of that size that it touches, and the size is the smallest
+with which the number of parts suffices. Where the store copies no parts, everything is sent.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from s3mount.config import MIB, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.data.grid import Grid, PartRules, SendPart
 
 PUT_PARTS = 2
 """Up to so many parts' bytes are one PUT: one request instead of four."""
-GRID_STEP_PARTS = 1000
-ALIGN_BYTES = MIB
+PLAIN_PARTS_MAX = 1000
+"""What every known store takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
     """Send everything in one request."""
-
-
-@dataclass(frozen=True, slots=True)
-class SendPart:
-    """Send `[start, stop)` as part `number`."""
-
-    number: int
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,110 +36,142 @@ class CopyPart:
 
 
 Step = Put | SendPart | CopyPart
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Where parts lie: of `part_bytes` first, a step more after each thousand, so that all parts hold `size_max`."""
-
-    part_bytes: int
-    size_max: int
-
-    @property
-    def _step_bytes(self) -> int:
-        steps = S3_PARTS_MAX // GRID_STEP_PARTS
-        plain = self.part_bytes * S3_PARTS_MAX
-        more = max(0, self.size_max - plain)
-        # A thousand parts are one step larger, a thousand two steps ...
-        step = -(-more // (GRID_STEP_PARTS * (steps * (steps - 1) // 2)))
-        return -(-step // ALIGN_BYTES) * ALIGN_BYTES
-
-    def part(self, number: int) -> tuple[int, int]:
-        """Start and stop of part `number`, from 1."""
-        assert 1 <= number <= S3_PARTS_MAX
-        step = self._step_bytes
-        turns, rest = divmod(number - 1, GRID_STEP_PARTS)
-        start = GRID_STEP_PARTS * (turns * self.part_bytes + step * (turns * (turns - 1) // 2))
-        size = self.part_bytes + turns * step
-        start += rest * size
-        return start, start + size
-
-    def number_at(self, offset: int) -> int:
-        """The part that has the byte at `offset`."""
-        low, high = 1, S3_PARTS_MAX
-        while low < high:
-            middle = (low + high) // 2
-            if self.part(middle)[1] <= offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def steps(self, size: int) -> list[Step]:
-        """All parts of a file of `size` bytes."""
-        found: list[Step] = []
-        number = 1
-        while (part := self.part(number))[0] < size:
-            found.append(SendPart(number, part[0], min(part[1], size)))
-            number += 1
-        return found
+Range = tuple[int, int]
 
 
 def plan_upload(
-    size: int, kept: Sequence[tuple[int, int]], grid: Grid, *, copy_max_bytes: int, put_max_bytes: int
-) -> list[Step]:
+    size: int, kept: Sequence[Range], grid: Grid, *, copy_max_bytes: int, put_max_bytes: int
+) -> Sequence[Step]:
     """Steps that make an object of `size` bytes; `kept` are the ranges that are as in the base, in order, and may be
-    copied (none when the store cannot)."""
+    copied. Raises FileTooBig when no number of parts that the store takes holds so much."""
     if size <= put_max_bytes:
         return [Put()]
-    if not any(stop - start >= S3_PART_MIN_BYTES for start, stop in kept):
-        return grid.steps(size)
-    least, part_bytes = S3_PART_MIN_BYTES, grid.part_bytes
-    while True:
-        steps = _cut(_runs(size, kept, least), part_bytes, copy_max_bytes)
-        if len(steps) <= S3_PARTS_MAX:
+    rules = grid.rules
+    grid = grid.holding(size)
+    kept = list(_joined(kept, size)) if rules.copies else []
+    if rules.equal:
+        return _equal(size, kept, grid)
+    copy_min, part_bytes = rules.part_min_bytes, grid.part_bytes
+    copy_max = max(copy_max_bytes, 2 * copy_min)
+    while copies := _best_copies(size, kept, rules.part_min_bytes, copy_min):
+        steps = _cut(size, copies, part_bytes, copy_max, rules)
+        if len(steps) <= rules.parts_max:
             return steps
-        least *= 2
-        part_bytes *= 2
-
-
-def _runs(size: int, kept: Sequence[tuple[int, int]], least: int) -> list[tuple[int, int, bool]]:
-    """Ranges in order, alternating, each with whether it is copied. Copies have at least `least` bytes, and so has
-    what is sent unless it is the end."""
-    runs: list[tuple[int, int, bool]] = []
-
-    def send(start: int, stop: int) -> None:
-        if start < stop:
-            if runs and not runs[-1][2]:
-                start = runs.pop()[0]
-            runs.append((start, stop, False))
-
-    position = 0
-    for start, stop in kept:
-        stop = min(stop, size)
-        send(position, start)
-        position = max(position, start)
-        if runs and not runs[-1][2]:
-            # What is sent grows to a part's least size at the cost of the copy behind it.
-            start = max(start, runs[-1][0] + least)
-        if stop - start >= least:
-            send(position, start)
-            runs.append((start, stop, True))
+        # Larger parts cost nothing; only when they do not help, small copies are given up for bytes sent.
+        if min(part_bytes, copy_max) < rules.part_max_bytes:
+            part_bytes = min(2 * part_bytes, rules.part_max_bytes)
+            copy_max = min(2 * copy_max, rules.part_max_bytes)
         else:
-            send(position, stop)
-        position = max(position, stop)
-    send(position, size)
-    return runs
+            copy_min *= 2
+    return grid.steps(size)
 
 
-def _cut(runs: list[tuple[int, int, bool]], part_bytes: int, copy_max_bytes: int) -> list[Step]:
-    steps: list[Step] = []
-    for start, stop, copied in runs:
-        size = stop - start
-        count = -(-size // (copy_max_bytes if copied else part_bytes))
-        if size // count < S3_PART_MIN_BYTES and count > 1 and not copied:
-            count -= 1
-        for index in range(count):
-            low, high = (start + size * at // count for at in (index, index + 1))
-            steps.append((CopyPart if copied else SendPart)(len(steps) + 1, low, high))
+def is_plain(steps: Sequence[Step]) -> bool:
+    """Whether every store takes it: one PUT, or parts of one size but the last, not too many, none of them copied."""
+    if any(isinstance(step, CopyPart) for step in steps) or len(steps) > PLAIN_PARTS_MAX:
+        return False
+    return len({step.stop - step.start for step in steps[:-1] if isinstance(step, SendPart)}) <= 1
+
+
+def _joined(kept: Sequence[Range], size: int) -> Iterator[Range]:
+    """The same ranges below `size`, those that touch as one."""
+    low = high = 0
+    for start, stop in kept:
+        if start > high:
+            if low < high:
+                yield low, high
+            low = start
+        high = min(stop, size)
+    if low < high:
+        yield low, high
+
+
+def _equal(size: int, kept: Sequence[Range], grid: Grid) -> Sequence[Step]:
+    starts = [start for start, _ in kept]
+
+    def copied(step: SendPart) -> bool:
+        index = bisect_right(starts, step.start) - 1
+        return index >= 0 and step.stop <= kept[index][1]
+
+    return [CopyPart(step.number, step.start, step.stop) if copied(step) else step for step in grid.steps(size)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Copies chosen so far: the last is of run `index`, without its first `taken` bytes; `copied` bytes in all."""
+
+    copied: int
+    taken: int
+    index: int
+    before: "_Chain | None"
+
+
+def _best_copies(size: int, kept: Sequence[Range], part_min: int, copy_min: int) -> list[Range]:
+    """The ranges to copy, as many bytes as can be, so that what lies between them is `part_min` or more and each of
+    them `copy_min` or more; the end of the file may be shorter, copied or sent.
+
+    What is missing between two copies is taken from the end of the first as far as that stays long enough, and then
+    from the start of the second. A run that is left out makes the gap wide enough by itself: so all that matters of
+    the past is whether the run before was copied, and what its start had to give."""
+    runs = [run for run in kept if run[1] - run[0] >= copy_min or run[1] == size]
+    nothing = _Chain(0, 0, -1, None)
+    skipped, previous = nothing, [nothing]
+    for index, (start, stop) in enumerate(runs):
+        least = 1 if stop == size else copy_min
+        found: list[_Chain] = []
+        for chain in [*previous, *([skipped] if index else [])]:
+            slack, end = 0, 0
+            if chain.index >= 0:
+                low, end = runs[chain.index]
+                slack = end - low - chain.taken - copy_min
+            lacking = max(0, part_min - (start - end)) if start > end else 0
+            taken = max(0, lacking - slack)
+            if stop - start - taken >= least:
+                found.append(_Chain(chain.copied + stop - start - lacking, taken, index, chain))
+        skipped = max([skipped, *previous], key=lambda chain: chain.copied)
+        previous = _worth_keeping(found)
+    return _ranges(runs, max([skipped, *previous], key=lambda chain: chain.copied), part_min)
+
+
+def _worth_keeping(chains: list[_Chain]) -> list[_Chain]:
+    """Those that copy more than all that took less."""
+    kept: list[_Chain] = []
+    for chain in sorted(chains, key=lambda chain: (chain.taken, -chain.copied)):
+        if not kept or chain.copied > kept[-1].copied:
+            kept.append(chain)
+    return kept
+
+
+def _ranges(runs: Sequence[Range], chain: _Chain, part_min: int) -> list[Range]:
+    found: list[Range] = []
+    given = 0
+    while chain.before is not None:
+        start, stop = runs[chain.index]
+        found.append((start + chain.taken, stop - given))
+        if chain.before.index >= 0:
+            lacking = max(0, part_min - (start - runs[chain.before.index][1]))
+            given = lacking - chain.taken
+        chain = chain.before
+    return found[::-1]
+
+
+def _cut(
+    size: int, copies: Sequence[Range], part_bytes: int, copy_max_bytes: int, rules: PartRules
+) -> Sequence[SendPart | CopyPart]:
+    """Copies and what lies between them, in parts."""
+    steps: list[SendPart | CopyPart] = []
+    for (_, position), (start, stop) in pairwise([(0, 0), *copies, (size, size)]):
+        for low, high in _parts(position, start, part_bytes, rules.part_min_bytes):
+            steps.append(SendPart(len(steps) + 1, low, high))
+        for low, high in _parts(start, stop, copy_max_bytes, rules.part_min_bytes):
+            steps.append(CopyPart(len(steps) + 1, low, high))
     return steps
+
+
+def _parts(start: int, stop: int, part_bytes: int, part_min_bytes: int) -> Iterator[Range]:
+    size = stop - start
+    count = -(-size // part_bytes)
+    if count > 1 and size // count < part_min_bytes:
+        count -= 1
+    for index in range(count):
+        yield start + size * index // count, start + size * (index + 1) // count

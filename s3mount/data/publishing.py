@@ -4,21 +4,18 @@ Knows nothing of what comes before or after the epoch. Before `epoch.publishing`
 bucket; from then on only the server knows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 
-from s3mount.config import S3_PART_MIN_BYTES
 from s3mount.data.content import Content
-from s3mount.data.plan import CopyPart, Put, SendPart, Step, plan_upload
+from s3mount.data.grid import SendPart
+from s3mount.data.plan import CopyPart, Put, Step, is_plain, plan_upload
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
 from s3mount.data.upload import Multipart, put_etag
-from s3mount.errors import S3MountError, StoreError
+from s3mount.errors import FileTooBig, S3MountError, StoreError
 from s3mount.store.base import Body, Condition, Headers, Stored
-
-COPIED_AT_ONCE_BYTES = 2 * S3_PART_MIN_BYTES
-"""A lower limit could not cut every range into parts of the least size."""
 
 
 class Epoch:
@@ -55,16 +52,13 @@ class Epoch:
 
 async def publish(storage: Storage, epoch: Epoch) -> Stored:
     """Make the object of the epoch. Atomic: what fails before the request that publishes leaves nothing visible."""
-    if epoch.stream is not None:
+    if epoch.stream is not None and await _reaches(storage, epoch.stream, epoch.size):
         return await _complete_stream(storage, epoch, epoch.stream)
-    kept = epoch.content.kept(epoch.size) if storage.copies_parts else []
-    steps = plan_upload(
-        epoch.size,
-        kept,
-        storage.grid,
-        copy_max_bytes=max(storage.config.copy_max_bytes, COPIED_AT_ONCE_BYTES),
-        put_max_bytes=storage.put_max_bytes,
-    )
+    epoch.stream = None
+    steps = _plan(storage, epoch)
+    if not is_plain(steps) and not storage.learning.known:
+        await storage.learning.learn()
+        steps = _plan(storage, epoch)
     if isinstance(steps[0], Put):
         async with storage.loader.body(epoch.content, 0, epoch.size) as body:
             return await _put(storage, epoch, body)
@@ -74,6 +68,16 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
         return await _complete(epoch, multipart, len(steps))
     finally:
         multipart.abort()  # does nothing after success
+
+
+def _plan(storage: Storage, epoch: Epoch) -> Sequence[Step]:
+    return plan_upload(
+        epoch.size,
+        epoch.content.kept(epoch.size),
+        storage.grid,
+        copy_max_bytes=storage.config.copy_max_bytes,
+        put_max_bytes=storage.put_max_bytes,
+    )
 
 
 async def _put(storage: Storage, epoch: Epoch, body: Body) -> Stored:
@@ -91,6 +95,19 @@ async def _complete(epoch: Epoch, multipart: Multipart, count: int) -> Stored:
     return await multipart.complete(count)
 
 
+async def _reaches(storage: Storage, stream: Stream, size: int) -> bool:
+    """Whether `stream` can hold the whole file; if not it is given up. Raises FileTooBig when bytes go with it."""
+    if size > stream.grid.part(stream.grid.flat_parts)[1]:
+        await storage.learning.learn()
+        stream.learn()
+    if size <= stream.grid.stop:
+        return True
+    if stream.dropped:
+        raise FileTooBig(f"{size} bytes are more than a stream holds here: raise --part-size")
+    stream.abort()
+    return False
+
+
 async def _complete_stream(storage: Storage, epoch: Epoch, stream: Stream) -> Stored:
     while True:
         missing: list[Step] = list(stream.missing(epoch.size))
@@ -100,7 +117,7 @@ async def _complete_stream(storage: Storage, epoch: Epoch, stream: Stream) -> St
             await stream.settle()
         else:
             break
-    return await _complete(epoch, stream.multipart, storage.grid.number_at(epoch.size - 1))
+    return await _complete(epoch, stream.multipart, stream.grid.number_at(epoch.size - 1))
 
 
 async def _send(storage: Storage, epoch: Epoch, multipart: Multipart, steps: Iterable[Step]) -> None:

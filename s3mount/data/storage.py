@@ -14,8 +14,11 @@ from s3mount.data.blocks import BlockCache
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.content import Loader
-from s3mount.data.plan import PUT_PARTS, Grid
+from s3mount.data.grid import Grid
+from s3mount.data.learning import Learning
+from s3mount.data.plan import PUT_PARTS
 from s3mount.data.staging import RunInThread, Staging
+from s3mount.store.abilities import FindOut, as_s3_says
 from s3mount.store.base import ObjectStore
 
 PUT_MAX_BYTES = 16 * 1024 * 1024
@@ -34,9 +37,10 @@ class Storage:
         staging_dir: Path,
         staging_limit_bytes: int,
         run_in_thread: RunInThread = trio.to_thread.run_sync,
+        find_out: FindOut = as_s3_says,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first; parts being sent ahead and the
-        # files that wait for a turn; how many files are read in sequence; whether the store copies parts.
+        # files that wait for a turn; how many files are read in sequence. What the store takes is in `learning`.
         self.store = store
         self.config = config
         self.nursery = nursery
@@ -69,10 +73,8 @@ class Storage:
             get_max_bytes=config.get_max_bytes,
         )
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
-        self.grid = Grid(config.part_size_bytes, config.file_size_max_bytes)
-        self.first_part_stop = self.grid.part(1)[1]
+        self.learning = Learning(config, nursery, self.budget, find_out)
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
-        self.copies_parts = True
         self.sequential_readers = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._parts_ahead = 0
@@ -80,6 +82,11 @@ class Storage:
 
     def __repr__(self) -> str:
         return f"<Storage {self.staging!r}, {self.blocks!r}, {self._parts_ahead} parts sent ahead>"
+
+    @property
+    def grid(self) -> Grid:
+        """Where the parts of new uploads lie, by what is known of the store."""
+        return self.learning.grid
 
     def window_max_bytes(self) -> int:
         """How far ahead one sequential reader may fetch, so that all of them find what they fetched."""

@@ -6,12 +6,12 @@ conditional on a base.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import trio
 
+from s3mount.data.grid import SendPart
 from s3mount.data.layers import Layers
-from s3mount.data.plan import SendPart
 from s3mount.data.storage import Storage
 from s3mount.data.upload import Multipart
 from s3mount.errors import S3MountError
@@ -23,12 +23,13 @@ class Stream:
     """One upload under way while its file is being written."""
 
     def __init__(self, storage: Storage, layers: Layers, multipart: Multipart) -> None:
-        # The mutable state: the next part to send; how far parts were ever sent; parts in flight, each with whether it
-        # was rewritten meanwhile; parts dropped (all of them stored); whether one failed, after which nothing more is
-        # sent ahead.
+        # The mutable state: where its parts lie, known beyond the flat ones once the store is; the next part to send;
+        # how far parts were ever sent; parts in flight, each with whether it was rewritten meanwhile; parts dropped
+        # (all of them stored); whether one failed, after which nothing more is sent ahead.
         self._storage = storage
         self._layers = layers
         self.multipart = multipart
+        self.grid = storage.grid
         self.next = 1
         self._high = 0
         self._stale: dict[int, bool] = {}
@@ -54,7 +55,7 @@ class Stream:
         """Send the next part; its turn was taken."""
         number = self.next
         self.next += 1
-        self._high = max(self._high, self._storage.grid.part(number)[1])
+        self._high = max(self._high, self.grid.part(number)[1])
         assert number not in self._stale
         self._stale[number] = False
         self._scopes[number] = trio.CancelScope()
@@ -63,6 +64,22 @@ class Stream:
         if self._settled.is_set():
             self._settled = trio.Event()
         self._storage.nursery.start_soon(self._send, number)
+
+    def may_go_on(self, size: int, again: Callable[[], None]) -> bool:
+        """Whether it is known where the next part of a file of `size` bytes lies; else `again` may be called later."""
+        flat = self.grid.flat_parts
+        if self.next <= flat or size <= self.grid.part(flat)[1] + self.grid.part_bytes:
+            return self.next <= self.grid.rules.parts_max
+        if not self._storage.learning.known_or_call(again):
+            return False
+        self.learn()
+        return self.next <= self.grid.rules.parts_max
+
+    def learn(self) -> None:
+        """The store is known: beyond the parts that lie at the same place in every grid, this is the right one."""
+        assert self.grid.part_bytes == self._storage.grid.part_bytes
+        if self.next <= self.grid.flat_parts + 1:
+            self.grid = self._storage.grid
 
     @property
     def lacks_bytes(self) -> bool:
@@ -75,13 +92,13 @@ class Stream:
         return any(number not in self.multipart.parts and self._lost(number) for number in self.dropped)
 
     def _lost(self, number: int) -> bool:
-        return self._layers.lost(*self._storage.grid.part(number))
+        return self._layers.lost(*self.grid.part(number))
 
     def touch(self, start: int, stop: int) -> None:
         """`[start, stop)` changes: parts there will be sent again."""
         if start >= min(stop, self._high):
             return
-        grid = self._storage.grid
+        grid = self.grid
         for number in range(grid.number_at(start), grid.number_at(min(stop, self._high) - 1) + 1):
             if number in self._stale:
                 self._stale[number] = True
@@ -91,8 +108,7 @@ class Stream:
     def missing(self, size: int) -> Iterator[SendPart]:
         """The parts that have to be sent before a file of `size` bytes is complete, but those in flight."""
         self._high = max(self._high, size)  # the caller sends them, up to the last
-        for step in self._storage.grid.steps(size):
-            assert isinstance(step, SendPart)
+        for step in self.grid.steps(size):
             stored = self.multipart.parts.get(step.number)
             if (stored is None or stored.size != step.stop - step.start) and step.number not in self._stale:
                 yield step
@@ -120,7 +136,7 @@ class Stream:
 
     async def _send(self, number: int) -> None:
         storage = self._storage
-        start, stop = storage.grid.part(number)
+        start, stop = self.grid.part(number)
         sent = False
         try:
             with self._scopes[number]:
@@ -153,4 +169,4 @@ class Stream:
     def _drop(self, number: int) -> None:
         assert number in self.multipart.parts
         self.dropped.add(number)
-        self._layers.drop(*self._storage.grid.part(number))
+        self._layers.drop(*self.grid.part(number))

@@ -257,10 +257,10 @@ class Syncing:
                 once_more = False
             except NotImplementedByStore:
                 self._thaw(epoch)
-                if epoch.publishing or not self._storage.copies_parts:
+                if epoch.publishing or not self._storage.learning.rules.copies:
                     raise
                 log.warning("store copies no parts: edits send whole files key=%r", self.key)
-                self._storage.copies_parts = False
+                self._storage.learning.without_copies()
             except (PreconditionFailed, Stale) as error:
                 self._thaw(epoch)
                 self._conflict(epoch, error)

@@ -1,11 +1,13 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, whether etags are digests, and the keys whose last mutation may still have an effect that nobody has seen. What
-the options have requests carry is known once `run` has begun.
+takes, whether etags are digests, the operations for which the store refuses conditions, and the keys whose last
+mutation may still have an effect that nobody has seen. What the options have requests carry is known once `run` has
+begun.
 """
 
 import base64
+import logging
 import random
 import secrets
 import zlib
@@ -27,12 +29,16 @@ from s3mount.store.retry import Limiter
 from s3mount.store.signature import quote_key
 from s3mount.store.wire import Reply, Wire, WireOptions
 
+log = logging.getLogger(__name__)
+
 SMALL_BYTES = 256 * KIB
 """Bodies up to here travel with the metadata, so that they need not queue behind large ones."""
 CRC_PIECE_BYTES = MIB
 """0.17 ms of CRC32; then the loop has its turn."""
 DOUBTS_MAX = 10_000
 DOUBT_ROUNDS_MAX = 3
+CONDITION_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument", ""})
+"""What may be said of a condition. Said of something else, it is said again without the condition."""
 CHECKSUM_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument"})
 
 Line = tuple[str, str]
@@ -62,6 +68,7 @@ class Requests:
         self._doubts: OrderedDict[str, None] = OrderedDict()
         self.carried = carried.NOTHING
         self.opaque_etags = config.sse_customer_key_file is not None or _by_kms(config.sse)
+        self._unconditional: set[str] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
@@ -228,6 +235,29 @@ class Requests:
             return await self.head(key)
         except errors.NotFound:
             return None
+
+    # Conditions the store refuses to know.
+
+    def conditional(
+        self, name: str, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]
+    ) -> Awaitable[T]:
+        """As `settled`; a store that refuses the operation `name` because it knows no conditions is asked without."""
+
+        async def known(condition: Condition) -> T:
+            if condition == ALWAYS or name in self._unconditional:
+                return await act(ALWAYS)
+            try:
+                return await act(condition)
+            except errors.StoreError as error:
+                if error.status not in (400, 501) or error.code not in CONDITION_REFUSALS:
+                    raise
+                refusal = error
+            done = await act(ALWAYS)
+            log.warning("store refuses conditions, they are not sent any more operation=%s reason=%s", name, refusal)
+            self._unconditional.add(name)
+            return done
+
+        return self.settled(key, condition, known)
 
     # Keys in doubt.
 

@@ -164,7 +164,7 @@ class S3Store:
     # Changing.
 
     async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
-        return await self._requests.settled(key, condition, partial(self._put, key, body, headers))
+        return await self._requests.conditional("put", key, condition, partial(self._put, key, body, headers))
 
     async def _put(self, key: str, body: Body, headers: Headers, condition: Condition) -> Stored:
         requests = self._requests
@@ -218,7 +218,7 @@ class S3Store:
         condition: Condition = ALWAYS,
     ) -> Stored:
         act = partial(self._copy, source, target, source_etag, headers)
-        return await self._requests.settled(target, condition, act)
+        return await self._requests.conditional("copy", target, condition, act)
 
     async def _copy(
         self, source: str, target: str, source_etag: str, headers: Headers | None, condition: Condition
@@ -296,7 +296,7 @@ class S3Store:
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
         act = partial(multipart.complete, self._requests, upload, parts)
-        return await self._requests.settled(upload.key, condition, act)
+        return await self._requests.conditional("complete_upload", upload.key, condition, act)
 
     async def abort_upload(self, upload: Upload) -> None:
         await multipart.abort(self._requests, upload)

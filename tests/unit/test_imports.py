@@ -35,6 +35,7 @@ PURE = (
     "vfs.keys",
     "vfs.mediatypes",
     "data.extents",
+    "data.grid",
     "data.plan",
     "data.readahead",
     "store.signature",

@@ -1,0 +1,183 @@
+"""What a store can do, found out on scratch keys by what it does, not by its name.
+
+A store may answer 200 and ignore a condition, or take a copied part for an empty one: so the object is looked at, each
+time. Everything made here is removed again, also after a failure. A refusal (400, 405, 501) is an answer; anything else
+that goes wrong (403, no network) is raised, and nothing is known then. Knows no file and keeps nothing.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from s3mount.config import RESERVED, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.errors import BadReply, NotFound, NotImplementedByStore, PreconditionFailed, StoreError
+from s3mount.store.base import ABSENT, Condition, Headers, ObjectStore, Part, Upload
+
+log = logging.getLogger(__name__)
+
+PARTS_MAX_SMALL = 1000
+"""What stores take that do not take S3's 10,000."""
+OTHER_ETAG = '"00000000000000000000000000000000"'
+CLEANING_SECONDS = 30.0
+PLAIN = Headers(content_type="application/octet-stream")
+PATTERN = bytes(range(251))
+"""Its length has no factor in common with any size: a part from a wrong place is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """None: not known; then as S3 says."""
+
+    put_if_absent: bool | None = None
+    put_if_match: bool | None = None
+    complete_if_absent: bool | None = None
+    part_copy: bool | None = None
+    equal_parts: bool | None = None
+    """Whether all parts of an upload but the last must have one size."""
+    parts_max: int | None = None
+
+
+FindOut = Callable[[], Awaitable[Abilities]]
+
+
+async def as_s3_says() -> Abilities:
+    """Nothing is found out."""
+    return Abilities()
+
+
+async def probe_conditions(store: ObjectStore, scratch: str) -> Abilities:
+    """Whether conditions are kept: about a dozen tiny requests. `scratch` is a key that nobody uses."""
+    async with _scratch(store, scratch) as opened:
+
+        async def complete() -> None:
+            upload = await store.create_upload(scratch, PLAIN, ABSENT)
+            opened.append(upload)
+            part = await store.upload_part(upload, 1, [b"4444"])
+            await store.complete_upload(upload, [part], ABSENT)
+            opened.remove(upload)
+
+        first = (await store.put(scratch, [b"1"], PLAIN)).etag
+        absent, etag = await _refused(store, scratch, first, store.put(scratch, [b"22"], PLAIN, ABSENT))
+        other = Condition(etag=OTHER_ETAG)
+        match, etag = await _refused(store, scratch, etag, store.put(scratch, [b"333"], PLAIN, other))
+        completes, etag = await _refused(store, scratch, etag, complete())
+        if match:
+            # A store that refuses every If-Match keeps this one too, and nothing could ever be changed.
+            right = store.put(scratch, [b"55555"], PLAIN, Condition(etag=etag))
+            match = (await _refused(store, scratch, etag, right))[1] != etag
+    return Abilities(put_if_absent=absent, put_if_match=match, complete_if_absent=completes)
+
+
+async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
+    """What uploads by parts may look like: about 15 requests, 5 MiB sent, or 15 where parts cannot be copied."""
+    size = S3_PART_MIN_BYTES + 1
+    body = _body(size)
+    source = scratch + "-source"
+    async with _scratch(store, scratch, source) as opened:
+        etag = (await store.put(source, [body], PLAIN)).etag
+        upload = await store.create_upload(scratch, PLAIN)
+        opened.append(upload)
+        parts_max = await _parts_max(store, upload)
+        copied = await _copied(store, upload, source, etag, body)
+        upload = await store.create_upload(scratch, PLAIN)
+        opened.append(upload)
+        parts: list[Part] = []
+        for number, start in ((1, 1), (2, 0)):
+            if copied:
+                parts.append(await store.copy_part(upload, number, source, start, size, source_etag=etag))
+            else:
+                parts.append(await store.upload_part(upload, number, [memoryview(body)[start:]]))
+        parts.append(await store.upload_part(upload, 3, [b"3"]))
+        equal = not await _completes(store, upload, parts)
+    return Abilities(part_copy=copied, equal_parts=equal, parts_max=parts_max)
+
+
+def scratch_key(prefix: str, random: str) -> str:
+    return f"{prefix}{RESERVED}/probe-{random}"
+
+
+async def _refused(store: ObjectStore, key: str, before: str, act: Awaitable[object]) -> tuple[bool, str]:
+    """Whether `act` is refused because of its condition, the object being what it was; and its etag now."""
+    said = False
+    try:
+        await act
+    except PreconditionFailed:
+        said = True
+    except StoreError as error:
+        if not _is_refusal(error):
+            raise
+    now = (await store.head(key)).etag
+    return said and now == before, now
+
+
+async def _parts_max(store: ObjectStore, upload: Upload) -> int:
+    try:
+        await store.upload_part(upload, S3_PARTS_MAX, [b"x"])
+    except StoreError as error:
+        if not _is_refusal(error):
+            raise
+        return PARTS_MAX_SMALL
+    return S3_PARTS_MAX
+
+
+async def _copied(store: ObjectStore, upload: Upload, source: str, etag: str, body: bytes) -> bool:
+    """Whether a range of an object arrives as a part: of `upload`, which is completed by it."""
+    size = len(body) - 1
+    try:
+        part = await store.copy_part(upload, 1, source, 1, 1 + size, source_etag=etag)
+        await store.complete_upload(upload, [part])
+    except StoreError as error:
+        if not _is_refusal(error) and not isinstance(error, BadReply):
+            raise
+        return False
+    if (await store.head(upload.key)).size != size:
+        return False
+    found = bytearray(len(PATTERN))
+    await store.get(upload.key, 0, memoryview(found))
+    return found == body[1 : 1 + len(found)]
+
+
+async def _completes(store: ObjectStore, upload: Upload, parts: list[Part]) -> bool:
+    try:
+        stored = await store.complete_upload(upload, parts)
+    except StoreError as error:
+        if not _is_refusal(error):
+            raise
+        return False
+    info = await store.head(upload.key)
+    return info.etag == stored.etag and info.size == sum(part.size for part in parts)
+
+
+def _is_refusal(error: StoreError) -> bool:
+    """Whether the store has understood and does not do it."""
+    return isinstance(error, NotImplementedByStore) or error.status in (400, 405, 411, 501)
+
+
+def _body(size: int) -> bytes:
+    return (PATTERN * (size // len(PATTERN) + 1))[:size]
+
+
+@asynccontextmanager
+async def _scratch(store: ObjectStore, *keys: str) -> AsyncIterator[list[Upload]]:
+    """Leaves neither the keys nor the uploads that the block has put into the list."""
+    opened: list[Upload] = []
+    try:
+        yield opened
+    finally:
+        with trio.move_on_after(CLEANING_SECONDS, shield=True):
+            for upload in opened:
+                await _quietly(store.abort_upload(upload), upload.key)
+            for key in keys:
+                await _quietly(store.delete(key), key)
+
+
+async def _quietly(removal: Awaitable[None], key: str) -> None:
+    try:
+        await removal
+    except NotFound:
+        pass
+    except StoreError as error:
+        log.info("scratch object was left behind key=%r reason=%s", key, error)
