@@ -220,16 +220,12 @@ class File:
         return FileTooBig(f"{self.key!r} would be larger than {self._storage.config.file_size_max_bytes} bytes")
 
     def _check_reach(self, stop: int) -> None:
-        """Where parts cannot grow, a stream ends somewhere: beyond, everything is sent anew if it is here, in larger
-        parts. Raises FileTooBig if it is not."""
+        """A stream that ends before `stop` is given up; everything is sent again, in larger parts."""
         stream = self._syncing.stream
-        if stream is None or stop <= stream.grid.stop:
-            return
-        if stream.lacks_bytes:
-            raise self.refuse(
-                FileTooBig(f"a stream of {stream.grid.part_bytes} bytes a part has no more parts: raise --part-size")
-            )
-        self._syncing.leave_stream()
+        if stream is not None and stop > stream.grid.stop:
+            if stream.lacks_bytes:
+                raise self.refuse(stream.too_big())
+            self._syncing.leave_stream()
 
     def _poison_full(self) -> None:
         self.refuse(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
@@ -284,7 +280,7 @@ class File:
             self._look_bytes = stop + 1
             if layers.size <= stop:
                 return
-            if stream is None and layers.size <= storage.put_max_bytes and not storage.budget.short:
+            if stream is None and not storage.worth_streaming(layers.size):
                 return
             if not layers.live.covers(start, stop):
                 self._look_bytes = layers.size + RETRY_STREAM_BYTES

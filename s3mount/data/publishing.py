@@ -14,7 +14,7 @@ from s3mount.data.plan import CopyPart, Put, Step, is_plain, plan_upload
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
 from s3mount.data.upload import Multipart, put_etag
-from s3mount.errors import FileTooBig, S3MountError, StoreError
+from s3mount.errors import S3MountError, StoreError
 from s3mount.store.base import Body, Condition, Headers, Stored
 
 
@@ -103,7 +103,7 @@ async def _reaches(storage: Storage, stream: Stream, size: int) -> bool:
     if size <= stream.grid.stop:
         return True
     if stream.dropped:
-        raise FileTooBig(f"{size} bytes are more than a stream holds here: raise --part-size")
+        raise stream.too_big()
     stream.abort()
     return False
 

@@ -88,6 +88,11 @@ class Storage:
         """Where the parts of new uploads lie, by what is known of the store."""
         return self.learning.grid
 
+    def worth_streaming(self, size: int) -> bool:
+        """Whether to begin to send a file ahead that has `size` bytes by now: not if one PUT does as well, unless
+        staging is short; not if it would run out of parts."""
+        return (size > self.put_max_bytes or self.budget.short) and size <= self.grid.stop
+
     def window_max_bytes(self) -> int:
         """How far ahead one sequential reader may fetch, so that all of them find what they fetched."""
         return min(self.config.readahead_max_bytes, self.blocks_share_bytes // (2 * max(1, self.sequential_readers)))

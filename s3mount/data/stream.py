@@ -14,7 +14,7 @@ from s3mount.data.grid import SendPart
 from s3mount.data.layers import Layers
 from s3mount.data.storage import Storage
 from s3mount.data.upload import Multipart
-from s3mount.errors import S3MountError
+from s3mount.errors import FileTooBig, S3MountError
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,13 @@ class Stream:
         assert self.grid.part_bytes == self._storage.grid.part_bytes
         if self.next <= self.grid.flat_parts + 1:
             self.grid = self._storage.grid
+
+    def too_big(self) -> FileTooBig:
+        """What there is to say when no part is left and bytes were dropped."""
+        return FileTooBig(
+            f"{self.multipart.key!r} is streamed in parts of {self.grid.part_bytes} bytes and no more are left after "
+            f"{self.grid.stop} bytes: raise --part-size"
+        )
 
     @property
     def lacks_bytes(self) -> bool:

@@ -7,7 +7,7 @@ that goes wrong (403, no network) is raised, and nothing is known then. Knows no
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -164,10 +164,15 @@ def _body(size: int) -> bytes:
 async def _scratch(store: ObjectStore, *keys: str) -> AsyncIterator[list[Upload]]:
     """Leaves neither the keys nor the uploads that the block has put into the list."""
     opened: list[Upload] = []
+    complete = False
     try:
         yield opened
+        complete = True
     finally:
         with trio.move_on_after(CLEANING_SECONDS, shield=True):
+            if not complete:
+                with suppress(StoreError):  # one may have been opened whose reply was lost
+                    opened += [upload for upload in await store.list_uploads(keys[0]) if upload.key in keys]
             for upload in opened:
                 await _quietly(store.abort_upload(upload), upload.key)
             for key in keys:

@@ -10,6 +10,7 @@ from s3mount.config import MIB, Config
 from s3mount.data.file import File
 from s3mount.data.storage import Storage
 from s3mount.data.version import Version
+from s3mount.store.abilities import FindOut, as_s3_says
 from s3mount.store.base import ALWAYS, Body, Condition, Headers, Part, Stored, Upload
 from tests.memory_store import MemoryStore
 
@@ -50,9 +51,29 @@ async def storage_on(
 ) -> AsyncIterator[Storage]:
     """A storage; after the block its budgets must be back at zero."""
     config = Config(bucket="b", **options)  # type: ignore[arg-type]  # names and values are the test's business
+    async with storage_of(store, config, as_s3_says, limit=limit, directory=directory) as storage:
+        yield storage
+
+
+@asynccontextmanager
+async def storage_of(
+    store: MemoryStore,
+    config: Config,
+    find_out: FindOut,
+    *,
+    limit: int = 256 * MIB,
+    directory: Path = Path("/nowhere"),
+) -> AsyncIterator[Storage]:
+    """As `storage_on`; `find_out` is asked what the store can do."""
     async with trio.open_nursery() as nursery:
         storage = Storage(
-            store, config, nursery, staging_dir=directory, staging_limit_bytes=limit, run_in_thread=inline
+            store,
+            config,
+            nursery,
+            staging_dir=directory,
+            staging_limit_bytes=limit,
+            run_in_thread=inline,
+            find_out=find_out,
         )
         yield storage
         await trio.sleep(1000)

@@ -1,0 +1,231 @@
+"""What a store can do is found out by its effect, tidied up after, and remembered."""
+
+import json
+import logging
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from s3mount.config import MIB, Config
+from s3mount.errors import AccessDenied, Unavailable
+from s3mount.store.abilities import Abilities, probe_conditions, probe_parts
+from s3mount.store.base import ObjectStore, Part, Upload
+from s3mount.store.findings import KEPT_SECONDS, Findings
+from tests.memory_store import Call, MemoryStore
+from tests.running import run_virtual
+
+ALL_CONDITIONS = Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=True)
+NO_CONDITIONS = Abilities(put_if_absent=False, put_if_match=False, complete_if_absent=False)
+S3_PARTS = Abilities(part_copy=True, equal_parts=False, parts_max=10_000)
+CONFIG = Config(bucket="b", prefix="p/")
+
+
+Probe = Callable[[ObjectStore, str], Awaitable[Abilities]]
+
+
+def tidy(store: MemoryStore) -> bool:
+    return not store.objects and not store.uploads
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"), [("kept", ALL_CONDITIONS), ("ignored", NO_CONDITIONS), ("refused", NO_CONDITIONS)]
+)
+@run_virtual
+async def test_conditions_are_believed_by_what_they_do(conditions: str, expected: Abilities) -> None:
+    store = MemoryStore(conditions=conditions)  # type: ignore[arg-type]
+    assert await probe_conditions(store, "p/scratch") == expected
+    assert tidy(store)
+    assert store.counts.total() <= 13
+    assert store.sent_bytes < 20
+
+
+@run_virtual
+async def test_a_store_that_answers_412_and_changes_the_object_all_the_same_keeps_no_condition() -> None:
+    store = MemoryStore()
+
+    async def spoil(call: Call) -> None:
+        if call.operation == "put" and call.key in store.objects:
+            store.place(call.key, b"x" * call.size)
+
+    store.before = spoil
+    found = await probe_conditions(store, "scratch")
+    assert (found.put_if_absent, found.put_if_match) == (False, False)
+    assert tidy(store)
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected", "sent_mib"),
+    [
+        ({}, S3_PARTS, 5),
+        ({"equal_parts": True}, replace(S3_PARTS, equal_parts=True), 5),
+        ({"parts_max": 1000}, replace(S3_PARTS, parts_max=1000), 5),
+        ({"copies_parts": "refused"}, replace(S3_PARTS, part_copy=False), 15),
+        ({"copies_parts": "ignored"}, replace(S3_PARTS, part_copy=False), 15),
+        (
+            {"equal_parts": True, "parts_max": 1000, "copies_parts": "ignored", "conditions": "refused"},
+            Abilities(part_copy=False, equal_parts=True, parts_max=1000),
+            15,
+        ),
+    ],
+)
+@run_virtual
+async def test_parts_are_believed_by_what_they_do(
+    switches: dict[str, object], expected: Abilities, sent_mib: int
+) -> None:
+    store = MemoryStore(**switches)  # type: ignore[arg-type]
+    assert await probe_parts(store, "p/scratch") == expected
+    assert tidy(store)
+    assert store.counts.total() <= 17
+    assert store.sent_bytes // MIB == sent_mib
+
+
+@run_virtual
+async def test_a_copy_of_the_wrong_range_is_no_copy() -> None:
+    class FromTheStart(MemoryStore):
+        async def copy_part(
+            self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str
+        ) -> Part:
+            return await super().copy_part(upload, number, source, 0, stop - start, source_etag=source_etag)
+
+    store = FromTheStart()
+    assert (await probe_parts(store, "scratch")).part_copy is False
+    assert tidy(store)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("probe", [probe_conditions, probe_parts])
+@run_virtual
+async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(probe: Probe, when: str) -> None:
+    for failing in range(30):
+        store = MemoryStore()
+        asked = 0
+
+        async def fail(call: Call, failing: int = failing) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == failing + 1:
+                raise Unavailable("down", status=503)
+
+        setattr(store, when, fail)
+        try:
+            found = await probe(store, "scratch")
+        except Unavailable:
+            assert tidy(store) or (when == "before" and removes(store.calls[failing]))
+        else:
+            assert found in (ALL_CONDITIONS, S3_PARTS)
+            if asked <= failing:
+                assert failing >= 10
+                return
+    raise AssertionError("the probe asks too much")
+
+
+def removes(call: Call) -> bool:
+    """Whether it was the removal itself that failed."""
+    return call.operation in ("delete", "abort_upload")
+
+
+# remembering
+
+
+@run_virtual
+async def test_what_was_found_is_remembered_for_all_mounts_of_the_store(tmp_path: Path) -> None:
+    store = MemoryStore(parts_max=1000)
+    found = await Findings(store, CONFIG, tmp_path / "stores").parts()
+    assert await Findings(store, CONFIG, tmp_path / "stores").conditions() == replace(
+        ALL_CONDITIONS, part_copy=True, equal_parts=False, parts_max=1000
+    )
+    store.reset_counts()
+    others = Findings(store, replace(CONFIG, prefix="other/", mountpoint=Path("/elsewhere")), tmp_path / "stores")
+    assert await others.parts() == await others.conditions()
+    assert (await others.parts()).parts_max == found.parts_max == 1000
+    assert not store.counts
+    (path,) = (tmp_path / "stores").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (await Findings(store, replace(CONFIG, bucket="c"), tmp_path / "stores").parts()).parts_max == 1000
+    assert store.counts, "another bucket may be on another store"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda document: "{",
+        lambda document: "[]",
+        lambda document: json.dumps({**document, "format": 2}),
+        lambda document: json.dumps({**document, "abilities": {"magic": True}}),
+        lambda document: json.dumps({**document, "abilities": {"parts_max": True}}),
+        lambda document: json.dumps({**document, "abilities": {"parts_max": 1}}),
+        lambda document: json.dumps({**document, "abilities": {"equal_parts": "yes"}}),
+        lambda document: json.dumps({**document, "found": document["found"] - KEPT_SECONDS}),
+        lambda document: json.dumps({**document, "found": document["found"] + 1000}),
+    ],
+)
+@run_virtual
+async def test_a_memory_that_is_old_or_garbled_counts_as_none(
+    spoil: Callable[[dict[str, object]], str], tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    findings = Findings(store, CONFIG, tmp_path, clock=lambda: 1e9)
+    await findings.parts()
+    (path,) = tmp_path.iterdir()
+    path.write_text(spoil(json.loads(path.read_text())))
+    store.reset_counts()
+    assert await findings.parts() == S3_PARTS
+    assert store.counts["put"] == 1
+    store.reset_counts()
+    assert await findings.parts() == S3_PARTS
+    assert not store.counts
+
+
+@run_virtual
+async def test_a_mount_that_is_read_only_never_probes(tmp_path: Path) -> None:
+    store = MemoryStore()
+    findings = Findings(store, replace(CONFIG, read_only=True), tmp_path)
+    assert await findings.conditions() == await findings.parts() == Abilities()
+    assert not store.counts
+
+
+@run_virtual
+async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = MemoryStore()
+    store.fail("put", AccessDenied("403", status=403))
+    assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert await Findings(store, CONFIG, tmp_path).conditions() == ALL_CONDITIONS
+
+
+@run_virtual
+async def test_a_store_that_does_not_answer_holds_a_start_up_for_a_limited_time(tmp_path: Path) -> None:
+    store = MemoryStore(latency_seconds=5)
+    started = trio.current_time()
+    assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
+    assert trio.current_time() - started <= 60
+    assert tidy(store)
+
+
+@run_virtual
+async def test_a_cache_directory_that_cannot_be_written_costs_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "stores").write_text("in the way")
+    assert await Findings(MemoryStore(), CONFIG, tmp_path / "stores").parts() == S3_PARTS
+    assert "not remembered" in caplog.text
+
+
+@run_virtual
+async def test_lost_updates_that_cannot_be_prevented_are_one_warning_at_every_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(conditions="ignored")
+    for _ in range(2):
+        caplog.clear()
+        await Findings(store, CONFIG, tmp_path).conditions()
+        (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert "are lost" in warning.message
