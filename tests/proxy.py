@@ -41,7 +41,7 @@ class Rule:
     key: str = ""
     """A regular expression searched for in the decoded key."""
     header: str = ""
-    """Only requests that have this header, in lower case."""
+    """A regular expression that the whole name of some header matches, in lower case."""
     pattern: str = ""
     skip: int = 0
     times: int | None = None

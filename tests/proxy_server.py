@@ -122,7 +122,7 @@ class _State:
                     continue
                 if rule.key and not re.search(rule.key, request.key):
                     continue
-                if rule.header and rule.header not in headers:
+                if rule.header and not any(re.fullmatch(rule.header, name) for name in headers):
                     continue
                 used[0] += 1
                 if used[0] > rule.skip and (rule.times is None or used[0] <= rule.skip + rule.times):

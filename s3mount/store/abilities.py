@@ -23,6 +23,8 @@ PARTS_MAX_SMALL = 1000
 OTHER_ETAG = '"00000000000000000000000000000000"'
 CLEANING_SECONDS = 30.0
 PLAIN = Headers(content_type="application/octet-stream")
+REFUSALS = frozenset({"EntityTooSmall", "InvalidArgument", "InvalidPart", "InvalidRequest", "NotImplemented"})
+"""Completions and copies may say them in the body of a 200, which counts as a 500."""
 PATTERN = bytes(range(251))
 """Its length has no factor in common with any size: a part from a wrong place is seen."""
 
@@ -82,6 +84,8 @@ async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
         opened.append(upload)
         parts_max = await _parts_max(store, upload)
         copied = await _copied(store, upload, source, etag, body)
+        if copied:
+            opened.remove(upload)
         upload = await store.create_upload(scratch, PLAIN)
         opened.append(upload)
         parts: list[Part] = []
@@ -92,6 +96,8 @@ async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
                 parts.append(await store.upload_part(upload, number, [memoryview(body)[start:]]))
         parts.append(await store.upload_part(upload, 3, [b"3"]))
         equal = not await _completes(store, upload, parts)
+        if not equal:
+            opened.remove(upload)
     return Abilities(part_copy=copied, equal_parts=equal, parts_max=parts_max)
 
 
@@ -153,7 +159,7 @@ async def _completes(store: ObjectStore, upload: Upload, parts: list[Part]) -> b
 
 def _is_refusal(error: StoreError) -> bool:
     """Whether the store has understood and does not do it."""
-    return isinstance(error, NotImplementedByStore) or error.status in (400, 405, 411, 501)
+    return isinstance(error, NotImplementedByStore) or error.status in (400, 411) or error.code in REFUSALS
 
 
 def _body(size: int) -> bytes:

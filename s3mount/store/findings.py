@@ -28,7 +28,8 @@ FORMAT = 1
 KEPT_SECONDS = 30 * 86400.0
 CONDITIONS_SECONDS = 20.0
 """A mount does not wait longer for what it can do without."""
-PARTS_SECONDS = 120.0
+PARTS_SECONDS = 600.0
+"""15 MiB over a slow line. Until then the uploads that have to know wait."""
 
 
 class Findings:

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 import trio
 
 from s3mount import errors
-from s3mount.config import MIB, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.config import MIB, S3_COPY_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX
 from s3mount.store.base import Body, Condition, Headers, ObjectInfo, Part, Stored, Upload
 from s3mount.store.listing import UploadsParser
 from s3mount.store.replies import multipart_etag, quoted_etag, tags_of
@@ -20,6 +20,7 @@ from s3mount.store.signature import quote_key, quote_query
 from s3mount.store.wire import Sink, SmallBody
 
 COPY_PART_MAX_BYTES = 512 * MIB
+PARTS_FEW = 1000
 LIST_BODY_MAX_BYTES = 8 * MIB
 
 
@@ -179,7 +180,9 @@ async def copy_by_parts(
 
 
 def _stops(size: int, copy_max_bytes: int) -> list[int]:
-    step = max(S3_PART_MIN_BYTES, min(copy_max_bytes, COPY_PART_MAX_BYTES), -(-size // S3_PARTS_MAX))
+    """Of one size but the last, as some stores demand, and no more than some take, while parts of 5 GiB allow it."""
+    few = min(-(-size // PARTS_FEW), S3_COPY_MAX_BYTES)
+    step = max(S3_PART_MIN_BYTES, min(copy_max_bytes, COPY_PART_MAX_BYTES), few, -(-size // S3_PARTS_MAX))
     return [*range(step, size, step), size]
 
 

@@ -253,7 +253,8 @@ class Requests:
                     raise
                 refusal = error
             done = await act(ALWAYS)
-            log.warning("store refuses conditions, they are not sent any more operation=%s reason=%s", name, refusal)
+            level = logging.INFO if self._unconditional else logging.WARNING
+            log.log(level, "store refuses conditions, they are not sent any more operation=%s reason=%s", name, refusal)
             self._unconditional.add(name)
             return done
 

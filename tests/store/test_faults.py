@@ -325,3 +325,43 @@ async def test_a_clock_that_is_minutes_off_is_corrected(proxy: FaultProxy, bucke
         await store.check()
         stored = await store.put("k", (b"x",), NO_HEADERS)
         assert abs(stored.last_modified_ns - time.time_ns()) < 5e9
+
+
+# Stores that refuse conditions.
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+@run_trio
+async def test_conditions_that_a_store_refuses_are_not_sent_any_more(
+    status: int, code: str, proxy: FaultProxy, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("put", "complete_upload", "copy"):
+        proxy.add(Rule(fault="error", kind=kind, header="if-(none-)?match", status=status, code=code))
+    async with mounted(proxy, bucket) as store:
+        etag = ""
+        for number in range(3):
+            await store.put(f"a{number}", (b"1",), NO_HEADERS, ABSENT)
+            etag = (await store.put(f"a{number}", (b"2",), NO_HEADERS, Condition(etag='"another"'))).etag
+            upload = await store.create_upload(f"b{number}", NO_HEADERS, ABSENT)
+            await store.complete_upload(upload, [await store.upload_part(upload, 1, (b"3",))], ABSENT)
+            await store.copy(f"a{number}", f"c{number}", source_etag=etag, condition=ABSENT)
+        refused = [request.kind for request in proxy.requests() if request.status == status]
+        # Once each; but the first PUT might have been refused for its checksum.
+        assert refused == ["put", "put", "complete_upload", "copy"]
+        assert (await store.head("b2")).size == 1
+        with pytest.raises(errors.PreconditionFailed):
+            await store.delete("a0", Condition(etag='"another"'))
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "refuses conditions" in warnings[0]
+
+
+@run_trio
+async def test_what_is_refused_for_another_reason_does_not_cost_the_conditions(proxy: FaultProxy, bucket: str) -> None:
+    proxy.add(Rule(fault="error", kind="put", key="bad", status=400, code="InvalidArgument"))
+    async with mounted(proxy, bucket) as store:
+        with pytest.raises(errors.StoreError, match="InvalidArgument"):
+            await store.put("bad", (b"1",), NO_HEADERS, ABSENT)
+        await store.put("good", (b"1",), NO_HEADERS, ABSENT)
+        with pytest.raises(errors.PreconditionFailed):
+            await store.put("good", (b"2",), NO_HEADERS, ABSENT)

@@ -79,8 +79,17 @@ async def test_parts_are_believed_by_what_they_do(
     store = MemoryStore(**switches)  # type: ignore[arg-type]
     assert await probe_parts(store, "p/scratch") == expected
     assert tidy(store)
-    assert store.counts.total() <= 17
+    assert store.counts.total() <= 16
     assert store.sent_bytes // MIB == sent_mib
+
+
+@run_virtual
+async def test_a_refusal_in_the_body_of_a_200_is_a_refusal() -> None:
+    """As the real store tells it: status 500, and the code that was in the body."""
+    store = MemoryStore()
+    store.fail("complete_upload", Unavailable("unequal", code="InvalidPart", status=500), skip=1)
+    assert (await probe_parts(store, "scratch")).equal_parts is True
+    assert tidy(store)
 
 
 @run_virtual

@@ -12,7 +12,7 @@ from s3mount.store.abilities import Abilities, FindOut, as_s3_says
 from s3mount.store.findings import Findings
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
-from tests.unit.files import PART, created, opened, pattern, storage_of
+from tests.unit.files import PART, InjectedBug, created, opened, pattern, storage_of
 
 LARGE = pattern(MIB) * 40
 
@@ -262,3 +262,11 @@ async def test_a_store_that_refuses_a_copy_without_having_been_probed_gets_whole
     assert store.sent_bytes >= 2 * len(LARGE)
     assert store.counts["complete_upload"] == 2
     assert {call.number for call in store.calls if call.operation == "copy_part"} <= set(range(1, 9)), "asked once"
+
+
+@run_virtual
+async def test_a_bug_in_the_probe_fails_neither_the_upload_nor_the_mount() -> None:
+    async def find_out() -> Abilities:
+        raise InjectedBug
+
+    await edit(MemoryStore(), find_out)
