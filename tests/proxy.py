@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 
 ANSWER_SECONDS = 20.0
 
-Fault = Literal["none", "reset", "drop_reply", "cut_body", "error", "black_hole", "flip_body", "flip_reply"]
+Fault = Literal[
+    "none", "reset", "drop_reply", "cut_body", "error", "answer", "replace", "black_hole", "flip_body", "flip_reply"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Rule:
 
     reset: the connection is closed unforwarded. drop_reply: forwarded, the reply read to its end and thrown away.
     cut_body: the reply stops after `cut_at_bytes` of its body. error: answered here with `status` and `code`.
+    answer: answered here with `status`, `body` and `etag`. replace: forwarded, and then answered so.
     black_hole: read and never answered. flip_body: one bit of the request's body is another. flip_reply: the lowest bit
     of a character of the reply's head is another, the first that `pattern` finds as its group 1. `delay_seconds` comes
     first with each of them, and alone with "none".
@@ -49,6 +52,9 @@ class Rule:
     cut_at_bytes: int = 0
     status: int = 500
     code: str = "InternalError"
+    body: str = ""
+    etag: str = ""
+    """Empty: no such header."""
     retry_after_seconds: int | None = None
     date_shift_seconds: float = 0.0
 

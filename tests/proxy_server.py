@@ -182,12 +182,12 @@ class _Connection:
         if headers.get("expect", "").lower() == "100-continue":
             self._client.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)
-        if rule.fault in {"error", "black_hole"}:
+        if rule.fault in {"error", "answer", "black_hole"}:
             self._send_body(headers, None, request)
             if rule.fault == "black_hole":
                 self._wait_in_black_hole(released)
                 return False
-            self._client.sock.sendall(_error(rule, request))
+            self._client.sock.sendall(_error(rule, request) if rule.fault == "error" else _made_up(rule, request))
             request.status = rule.status
             return True
         upstream = self._connect()
@@ -223,13 +223,17 @@ class _Connection:
             head = upstream.head()
         status, headers = int(head.split(b" ", 2)[1]), _headers(head)
         silent = request.method == "HEAD" or status in {204, 304}
-        if rule.fault == "drop_reply":
+        if rule.fault in {"drop_reply", "replace"}:
             if not silent:
                 for _ in self._body(upstream, headers, 1):
                     pass
-            request.status = status
-            self._client.reset()
-            return False
+            if rule.fault == "drop_reply":
+                request.status = status
+                self._client.reset()
+                return False
+            self._client.sock.sendall(_made_up(rule, request))
+            request.status = rule.status
+            return True
         if rule.fault == "flip_reply" and (found := re.search(rule.pattern.encode(), head, re.IGNORECASE)):
             request.flipped = True
             place = found.start(1)
@@ -295,14 +299,23 @@ def _error(rule: Rule, request: Seen) -> bytes:
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{rule.code}</Code><Message>injected by the tests</Message><RequestId>1</RequestId></Error>"
     )
+    lines = ["Content-Type: application/xml"]
+    if rule.retry_after_seconds is not None:
+        lines.append(f"Retry-After: {rule.retry_after_seconds}")
+    return _reply(rule, request, lines, body)
+
+
+def _made_up(rule: Rule, request: Seen) -> bytes:
+    return _reply(rule, request, [f"ETag: {rule.etag}"] if rule.etag else [], rule.body)
+
+
+def _reply(rule: Rule, request: Seen, lines: list[str], body: str) -> bytes:
     lines = [
         f"HTTP/1.1 {rule.status} Injected",
         f"Date: {formatdate(time.time() + rule.date_shift_seconds, usegmt=True)}",
-        "Content-Type: application/xml",
         f"Content-Length: {len(body)}",
+        *lines,
     ]
-    if rule.retry_after_seconds is not None:
-        lines.append(f"Retry-After: {rule.retry_after_seconds}")
     return ("\r\n".join(lines) + "\r\n\r\n" + ("" if request.method == "HEAD" else body)).encode()
 
 

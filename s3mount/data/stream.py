@@ -152,8 +152,9 @@ class Stream:
                     await self.multipart.send(number, body)
                 sent = True
         except S3MountError as error:
+            if not self.failed:  # what ails one part ails those beside it
+                log.warning("part sent ahead failed key=%r part=%d reason=%s", self.multipart.key, number, error)
             self.failed = True
-            log.warning("part sent ahead failed key=%r part=%d reason=%s", self.multipart.key, number, error)
         except Exception:
             self.failed = True
             log.exception("part sent ahead failed by a bug key=%r part=%d", self.multipart.key, number)

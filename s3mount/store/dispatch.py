@@ -42,6 +42,7 @@ SKEW_MIN_SECONDS = 2
 SKEW_MAX_SECONDS = 15 * 60
 """S3 refuses a request that is older or younger."""
 HASH_IN_LOOP_BYTES = 64 * 1024
+PAGE_STARTS = (b"<!doctype html", b"<html")
 PROGRESS_BYTES = 64 * 1024
 """An attempt that brought so much was no failure in a row."""
 
@@ -65,8 +66,6 @@ class Order:
     stall_seconds: float
     prepare: Callable[["Order"], Sink] | None = None
     """Called before each attempt: gives its sink, and may change `headers`. None: a small document."""
-    errors_in_200: bool = False
-    """Copies and completions answer 200 first and tell an error in the body."""
     attempts_max: int | None = None
 
     repeated: bool = False
@@ -200,8 +199,9 @@ class Dispatcher:
             order.limiter.release()
         if isinstance(sink, SmallBody) and reply.status == 200 and sink.content:
             order.document = fields_of(sink.content)
-            if order.errors_in_200 and order.document.get("") == "Error":
-                # Whoever reads the status alone would take this for a success.
+            if order.document.get("") == "Error" or sink.content.lstrip()[:15].lower().startswith(PAGE_STARTS):
+                # Whoever reads the status alone would take this for a success. Copies and completions answer 200 first
+                # and tell an error in the body; what stands between us and the store answers anything with a page.
                 return Reply(500, reply.headers, reply.received, bytes(sink.content))
         return reply
 

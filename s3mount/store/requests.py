@@ -119,7 +119,6 @@ class Requests:
         """A copy or completion: the server may work for minutes before it says a word."""
         order = self.metadata(name, method, key, query, headers, mutating=True)
         order.body = body
-        order.errors_in_200 = True
         order.limiter = self._uploads  # thousands of copied parts must not keep `ls` waiting
         order.deadline_seconds = inf
         order.stall_seconds = max(self.config.metadata_deadline_seconds, self.config.stall_timeout_seconds)

@@ -251,6 +251,20 @@ async def test_a_failing_part_fails_close_and_a_later_sync_succeeds(streamed: bo
 
 
 @run_virtual
+async def test_parts_that_fail_together_leave_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore(latency_seconds=0.01)
+    async with storage_on(store) as storage:
+        file = created(storage)
+        store.fail("create_upload", Unavailable("500"))
+        await fill(file, 6 * PART)
+        await trio.sleep(1)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        await file.flush()
+        assert store.body("k") == filled(6 * PART)
+        file.close()
+
+
+@run_virtual
 async def test_a_lost_reply_is_no_conflict() -> None:
     store = MemoryStore()
     store.place("k", b"base")
