@@ -3,10 +3,12 @@
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
-from tests.e2e.material import in_threads
+from tests.e2e.material import MIB, in_threads, object_difference, write_pattern
 from tests.e2e.mounting import Mounted, Mounts, Place, succeed
 from tests.proxy import FaultProxy, Seen
+from tests.servers import boto
 
 
 def paid(proxy: FaultProxy) -> Counter[str]:
@@ -102,6 +104,36 @@ def test_a_shell_redirection_stores_once(proxied: Mounted, proxy: FaultProxy) ->
     assert proxied.place.names() == ["empty", "f"]
     assert counts == {"put": 1}
     assert empty == {"put": 1}
+
+
+def test_a_small_change_of_a_large_object_sends_little(
+    mounts: Mounts, proxy: FaultProxy, place: Place, tmp_path: Path
+) -> None:
+    """A 4 KiB edit in a 256 MiB object sends at most 16 MiB in 10 requests, a 4 KiB append at most 9 MiB in 8."""
+    source = tmp_path / "source"
+    write_pattern(source, 256 * MIB)
+    boto(place.server).upload_file(str(source), place.bucket, place.prefix + "big")
+    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    listed(proxied, proxy)
+    for flags, offset, sent_max, requests_max in ((0, 100 * MIB + 123, 16 * MIB, 10), (os.O_APPEND, 0, 9 * MIB, 8)):
+        fd = os.open(proxied.root / "big", os.O_WRONLY | flags)
+        if flags & os.O_APPEND:
+            os.write(fd, b"appended" * 512)
+        else:
+            os.pwrite(fd, b"  edited" * 512, offset)
+        os.close(fd)
+        sent = sum(request.sent for request in proxy.requests())
+        counts = paid(proxy)
+        assert counts.total() <= requests_max, counts
+        assert sent <= sent_max, counts
+        assert place.uploads() == []
+    with source.open("r+b") as file:
+        file.seek(100 * MIB + 123)
+        file.write(b"  edited" * 512)
+        file.seek(0, os.SEEK_END)
+        file.write(b"appended" * 512)
+    assert object_difference(place, "big", source) is None
+    source.unlink()
 
 
 def test_an_idle_mount_asks_nothing(proxied: Mounted, proxy: FaultProxy) -> None:
