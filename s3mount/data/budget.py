@@ -32,11 +32,15 @@ class Budget:
     def __init__(self, limit_bytes: int, *, stall_seconds: float, reclaim: Callable[[int], None]) -> None:
         # The mutable state: live_bytes in the log; reserved_bytes of writes let through that have not appended yet;
         # freeing, the number of operations in flight that free space when they end; the line; credit, bytes freed
-        # since the line formed that nobody got yet; when bytes were last freed. live + reserved <= limit.
+        # since the line formed that nobody got yet; when bytes were last freed; cramped, whether the disk takes no
+        # more, so that memory is all there is. live + reserved <= limit.
         self._limit_bytes = limit_bytes
         self._pace_bytes = limit_bytes * 3 // 4
         self._stall_seconds = stall_seconds
         self._reclaim = reclaim
+        self.when_idle: Callable[[], object] = _nothing
+        """Called when the last operation that frees space has ended."""
+        self.cramped = False
         self.live_bytes = 0
         self.reserved_bytes = 0
         self.freeing = 0
@@ -53,7 +57,7 @@ class Budget:
     @property
     def short(self) -> bool:
         """Whether space is so short that sent parts may be dropped and parts are sent early."""
-        return bool(self._line) or self.live_bytes + self.reserved_bytes > self._pace_bytes
+        return self.cramped or bool(self._line) or self.live_bytes + self.reserved_bytes > self._pace_bytes
 
     def roomy(self, size: int) -> bool:
         """Whether a write of `size` bytes may append at once, without `admit`."""
@@ -122,6 +126,12 @@ class Budget:
         self.freeing -= 1
         assert self.freeing >= 0
         self._move()
+        if not self.freeing:
+            self.when_idle()
+
+    def reclaim(self, size: int) -> None:
+        """Free `size` bytes of what was offered, if there is so much."""
+        self._reclaim(size)
 
     def _move(self) -> None:
         """Let through whom we can."""
@@ -159,3 +169,7 @@ class Budget:
     def _pass(self, waiter: Waiter) -> None:
         self.reserved_bytes += waiter.size
         waiter.woken.set()
+
+
+def _nothing() -> None:
+    return

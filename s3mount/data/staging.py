@@ -12,6 +12,7 @@ is `spilling` (nothing rewrites it then) or fills memory of its caller from disk
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from math import inf
 from pathlib import Path
 
 import trio
@@ -28,6 +29,7 @@ OWN_TAIL_BYTES = 256 * 1024
 """A file with more in the log appends to a chunk of its own, so that its bytes lie together and go together."""
 SPILLS_MAX = 2
 SPILL_AHEAD_CHUNKS = 4
+TOLD_SECONDS = 60.0  # a disk that takes no more is one line in so long, however many writes it refuses
 RunInThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 
@@ -91,8 +93,12 @@ class Staging:
         run_in_thread: RunInThread = trio.to_thread.run_sync,
     ) -> None:
         # The mutable state: chunks by number; those in memory in the order they were begun; the shared tail; the
-        # spills under way; an event that is set when memory came back. Chunks in memory never exceed `chunks_max`.
+        # spills under way, the latest error and when one was logged; the writes in line, the first of them parked until
+        # memory comes back or nothing will bring any. Chunks in memory never exceed `chunks_max`.
         self.budget = budget
+        self._room = trio.lowlevel.ParkingLot()
+        self._line = trio.Lock()
+        budget.when_idle = self._room.unpark_all
         self._nursery = nursery
         self._buffers = buffers
         self._spill = Spill(directory, chunk_bytes=CHUNK_BYTES, segment_bytes=segment_bytes)
@@ -104,7 +110,7 @@ class Staging:
         self._shared = Tail()
         self._spills = 0
         self._spill_error: OSError | None = None
-        self._room = trio.Event()
+        self._told_seconds = -inf
 
     def __repr__(self) -> str:
         return f"<Staging {len(self._chunks)} chunks, {len(self._in_memory)} in memory, {self.budget!r}>"
@@ -122,18 +128,27 @@ class Staging:
 
     def ready(self, size: int) -> bool:
         """Whether `append` of `size` bytes may be called now."""
-        return self.budget.roomy(size) and self._has_memory(size)
+        return self.budget.roomy(size) and self._has_memory(size) and not self._line.locked()
 
     async def wait_for_memory(self, size: int) -> None:
-        """Wait until there is memory for `size` bytes. Raises StagingFull when the disk takes no more."""
+        """Wait until there is memory for `size` bytes. Raises StagingFull when the disk takes no more and no upload
+        under way frees any."""
+        # In line: a later, smaller write would leave a hole in what could be sent.
+        async with self._line:
+            await self._wait_for_memory(size)
+
+    async def _wait_for_memory(self, size: int) -> None:
+        known = self._spill_error
         while not self._has_memory(size):
-            self._begin_spills()
-            if not self._spills and self._spill_error is not None:
-                error, self._spill_error = self._spill_error, None
-                raise StagingFull(f"the staging directory takes no more: {error}") from error
-            if self._room.is_set():
-                self._room = trio.Event()
-            await self._room.wait()
+            if self._spill_error is known:
+                self._begin_spills()  # one that fails is not tried again before another write comes
+            if not self._spills and self._spill_error is not known:
+                self.budget.reclaim(size + CHUNK_BYTES)
+                if self._has_memory(size):
+                    return
+                if not self.budget.freeing:
+                    raise StagingFull(f"the staging directory takes no more: {self._spill_error}")
+            await self._room.park()
 
     def append(self, data: memoryview, tail: Tail) -> Iterator[tuple[int, int]]:
         """Copy bytes to the end of the log; positions and sizes, in order. To be exhausted at once."""
@@ -254,7 +269,7 @@ class Staging:
                 for start, stop in deferred:
                     self._bury(chunk, start, stop)
                 self._settle(chunk)
-        if not self._room.is_set():
+        if self._room:
             self._begin_spills()
 
     def _bury(self, chunk: Chunk, start: int, stop: int) -> None:
@@ -288,7 +303,7 @@ class Staging:
             chunk.memory.unpin()
             chunk.memory = None
             del self._in_memory[chunk.number]
-            self._room.set()
+            self._room.unpark_all()
 
     # inside
 
@@ -347,6 +362,7 @@ class Staging:
         try:
             await self._run_in_thread(write)
             written = True
+            self.budget.cramped = False
         except OSError as error:
             self._spill_failed(error)
         finally:
@@ -360,12 +376,16 @@ class Staging:
                 chunk.slot = None
                 self._spill.release(slot)
             self._settle(chunk)
-            self._room.set()
+            self._room.unpark_all()
 
     def _spill_failed(self, error: OSError) -> None:
-        log.error("staging directory refused a write reason=%s", error)
+        now = trio.current_time()
+        if now - self._told_seconds >= TOLD_SECONDS:
+            log.error("staging directory refused a write reason=%s", error)
+            self._told_seconds = now
         self._spill_error = error
-        self._room.set()
+        self.budget.cramped = True
+        self._room.unpark_all()
 
 
 def _living(used: int, dead: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -392,4 +392,5 @@ def _just_fetched(state: State, *, writable: bool) -> bool:
 
 def _unstored(state: State) -> bool:
     file = state.file
-    return file is not None and (file.dirty or file.busy or file.base is None)
+    # What a refused write was to change is in no staging, but the kernel has a size and pages for it.
+    return file is not None and (file.dirty or file.busy or file.base is None or file.poisoned is not None)

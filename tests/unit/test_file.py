@@ -670,11 +670,11 @@ async def test_rewriting_the_same_ranges_for_ever_needs_no_more_staging() -> Non
 
 @run_virtual
 async def test_a_file_beyond_the_size_limit_is_refused_and_poisoned() -> None:
-    async with storage_on(MemoryStore(), file_size_max_bytes=1000) as storage:
+    async with storage_on(MemoryStore(), file_size_max_bytes=PART) as storage:
         file = created(storage)
         await file.write(0, b"x")
         with pytest.raises(FileTooBig):
-            await file.write(999, b"xx")
+            await file.write(PART - 1, b"xx")
         with pytest.raises(FileTooBig):
             await file.flush()
         assert isinstance(file.poisoned, FileTooBig)

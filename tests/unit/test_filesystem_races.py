@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.errors import BadReply, FileSystemError, NoSuchBucket, Unavailable
+from s3mount.config import MIB
+from s3mount.errors import BadReply, FileSystemError, FileTooBig, NoSuchBucket, Unavailable
 from s3mount.store.base import Page
 from tests.kernel_model import mounted
 from tests.memory_store import Call, MemoryStore
@@ -117,6 +118,25 @@ async def test_a_file_with_a_write_refused_at_the_stop_is_not_stored(tmp_path: P
         with pytest.raises(FileSystemError):
             await kernel.close(fh)
         assert store.body("f") == b"old-old-old"
+
+
+@run_virtual
+async def test_after_a_write_that_was_refused_the_path_has_another_inode(tmp_path: Path) -> None:
+    """The kernel keeps the size that the refused write was to make, also when nothing else was written."""
+    store = MemoryStore()
+    store.place("f", b"old")
+    async with mounted(store, tmp_path, file_size_max_bytes=5 * MIB) as kernel:
+        former = await kernel.ino("f")
+        fh = await kernel.open("f", os.O_WRONLY)
+        with pytest.raises(FileTooBig):
+            await kernel.fs.write(fh, 5 * MIB, b"beyond")
+        assert kernel.fs.paths_not_stored() == ["f"]
+        with pytest.raises(FileTooBig):
+            await kernel.close(fh)
+        kernel.expire()
+        assert await kernel.ino("f") != former
+        assert await kernel.read("f") == b"old"
+        assert kernel.fs.paths_not_stored() == []
 
 
 class Repeating(MemoryStore):

@@ -1,5 +1,6 @@
 """The log that holds dirty bytes: places, memory and disk, holds, and who waits when it runs short."""
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import trio
 from s3mount.config import MIB
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
-from s3mount.data.staging import CHUNK_BYTES, Staging, Tail
+from s3mount.data.staging import CHUNK_BYTES, RunInThread, Staging, Tail
 from s3mount.errors import StagingFull
 from tests.running import run_trio, run_virtual
 
@@ -24,10 +25,15 @@ async def inline(call: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def staging(
-    directory: Path, *, limit: int = 64 * MIB, memory: int = 16 * MIB, real_threads: bool = False
+    directory: Path,
+    *,
+    limit: int = 64 * MIB,
+    memory: int = 16 * MIB,
+    run_in_thread: RunInThread = inline,
+    reclaim: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Staging]:
     async with trio.open_nursery() as nursery:
-        budget = Budget(limit, stall_seconds=30, reclaim=lambda _: None)
+        budget = Budget(limit, stall_seconds=30, reclaim=reclaim)
         log = Staging(
             nursery,
             Buffers(idle_max_bytes=4 * MIB),
@@ -35,7 +41,7 @@ async def staging(
             directory,
             memory_bytes=memory,
             segment_bytes=8 * MIB,
-            run_in_thread=trio.to_thread.run_sync if real_threads else inline,
+            run_in_thread=run_in_thread,
         )
         yield log
 
@@ -88,7 +94,7 @@ async def test_what_is_held_is_neither_rewritten_nor_freed() -> None:
 
 @run_trio
 async def test_old_chunks_go_to_disk_when_memory_runs_out_and_the_disk_is_given_back(tmp_path: Path) -> None:
-    async with staging(tmp_path, memory=8 * MIB, real_threads=True) as log:
+    async with staging(tmp_path, memory=8 * MIB, run_in_thread=trio.to_thread.run_sync) as log:
         tail = Tail()
         written = []
         for index in range(40):
@@ -119,6 +125,83 @@ async def test_a_disk_that_is_full_refuses_the_write_that_needs_it() -> None:
             for _ in range(20):
                 await log.wait_for_memory(CHUNK_BYTES)
                 list(log.append(memoryview(bytes(CHUNK_BYTES)), tail))
+
+
+class Disk:
+    """A worker thread whose disk takes so many chunks."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.asked = 0
+
+    async def __call__(self, call: Callable[[], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= 1
+        call()
+
+
+@run_virtual
+async def test_a_disk_that_fills_up_is_told_once_and_memory_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staging(tmp_path, memory=8 * MIB, run_in_thread=(disk := Disk(3))) as log:
+        tail, places, refused = Tail(), list[tuple[int, int]](), 0
+        for _ in range(30):
+            try:
+                await log.wait_for_memory(CHUNK_BYTES)
+            except StagingFull:
+                refused += 1
+            else:
+                places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        assert len(places) >= 8
+        assert refused == 30 - len(places)
+        assert disk.asked < 3 * 30, "a write that waits tries the disk once, not for ever"
+        assert len(caplog.records) == 1
+        log.free(places)
+        await log.wait_for_memory(CHUNK_BYTES)
+
+
+@run_virtual
+async def test_on_a_full_disk_a_write_waits_for_the_uploads_under_way(tmp_path: Path) -> None:
+    offered: list[list[tuple[int, int]]] = []
+
+    def reclaim(_: int) -> None:
+        while offered:
+            log.free(offered.pop())
+
+    async with staging(tmp_path, memory=8 * MIB, run_in_thread=Disk(0), reclaim=reclaim) as log:
+        tail, places = Tail(), list[tuple[int, int]]()
+        while log.ready(CHUNK_BYTES):
+            places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        log.budget.will_free()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.wait_for_memory, CHUNK_BYTES)
+            await trio.sleep(100)
+            assert nursery.child_tasks
+            assert log.budget.short, "so that what was sent is given back at once"
+            log.free(places[:3])
+        places = places[3:]
+        while log.ready(CHUNK_BYTES):
+            places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        offered.append(places[:4])
+        await log.wait_for_memory(CHUNK_BYTES)
+        assert not offered
+        places = places[4:]
+        while log.ready(CHUNK_BYTES):
+            places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(StagingFull):
+                    await log.wait_for_memory(CHUNK_BYTES)
+
+            nursery.start_soon(wait)
+            await trio.sleep(100)
+            assert nursery.child_tasks
+            log.budget.will_free_no_more()
 
 
 @run_virtual
