@@ -97,7 +97,7 @@ class Staging:
         # memory comes back or nothing will bring any. Chunks in memory never exceed `chunks_max`.
         self.budget = budget
         self._room = trio.lowlevel.ParkingLot()
-        self._line = trio.Lock()
+        self._line = trio.Lock()  # a later, smaller write let through would leave a hole in what could be sent
         budget.when_idle = self._room.unpark_all
         self._nursery = nursery
         self._buffers = buffers
@@ -131,9 +131,8 @@ class Staging:
         return self.budget.roomy(size) and self._has_memory(size) and not self._line.locked()
 
     async def wait_for_memory(self, size: int) -> None:
-        """Wait until there is memory for `size` bytes. Raises StagingFull when the disk takes no more and no upload
-        under way frees any."""
-        # In line: a later, smaller write would leave a hole in what could be sent.
+        """Wait in line until there is memory for `size` bytes. Raises StagingFull when the disk takes no more and no
+        upload under way frees any."""
         async with self._line:
             await self._wait_for_memory(size)
 
@@ -159,7 +158,8 @@ class Staging:
         done = 0
         while done < size:
             chunk = tail.chunk
-            if chunk is None or chunk.used == CHUNK_BYTES or chunk.spilling or chunk.memory is None:
+            # With a slot the memory is dropped, when the last hold ends if not at once, and what came later with it.
+            if chunk is None or chunk.used == CHUNK_BYTES or chunk.slot is not None or chunk.memory is None:
                 chunk = self._next_chunk(tail)
             assert chunk.memory is not None
             start = chunk.used

@@ -3,19 +3,22 @@
 import errno
 import os
 import random
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.launch import HANDLER_BUGS
-from tests.e2e.material import MIB, Background, object_difference, write_pattern
+from tests.e2e.material import MIB, Background, in_threads, object_difference, write_pattern
 from tests.e2e.mounting import Mounted, Mounts, Place, succeed
 from tests.e2e.watchdog import connection_of
 from tests.proxy import FaultProxy
 
 WRITERS = 20
 SLOW_LINK = 5e6
+BESIDES_BYTES = 96 * MIB
+"""What a daemon needs beside --memory-limit: the interpreter, its libraries, libcurl's and the kernel's buffers."""
 STREAM_BYTES = int(os.environ.get("SLOW_LINK_MIB", "160")) * MIB
 """The scenario says 1 GiB, which takes 215 s; SLOW_LINK_MIB=1024 asks for it. Five times the staging shows the same."""
 
@@ -127,3 +130,40 @@ def test_a_stream_larger_than_staging_passes_a_slow_link(
     assert object_difference(place, "big", source) is None
     assert place.uploads() == []
     source.unlink()
+
+
+def resident_max_bytes(mounted: Mounted) -> int:
+    """The most memory that the daemon ever had."""
+    status = Path(f"/proc/{mounted.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def test_many_writers_stay_within_the_memory_limit(
+    mounts: Mounts, proxy: FaultProxy, place: Place, tmp_path: Path
+) -> None:
+    """Memory of parts in flight stays inside --memory-limit: resident memory while 8 writers stream 64 MiB each over a
+    link that is slower than they are is within the limit and a stated constant."""
+    source = tmp_path / "source"
+    write_pattern(source, 64 * MIB)
+    mounted = mounts.start("--memory-limit=128MiB", endpoint_url=proxy.endpoint_url)
+    proxy.limit(total=80e6)
+    in_threads(lambda number: succeed("cp", source, mounted.root / f"f{number}"), range(8))
+    assert resident_max_bytes(mounted) <= 128 * MIB + BESIDES_BYTES
+    proxy.clear()
+    for number in range(8):
+        assert object_difference(place, f"f{number}", source) is None
+    source.unlink()
+
+
+def test_free_space_is_large_and_never_gone(mounts: Mounts) -> None:
+    """statfs reports a large constant free space and never 0, however small staging is and whatever is in it."""
+    mounted = mounts.start("--staging-limit=20MiB")
+    before = os.statvfs(mounted.root)
+    assert before.f_bavail * before.f_frsize >= 1 << 50
+    assert before.f_favail > 1 << 20
+    fd = os.open(mounted.root / "f", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.pwrite(fd, bytes(4 * MIB), 10 * MIB)
+    after = os.statvfs(mounted.root)
+    assert (after.f_bavail, after.f_blocks, after.f_favail) == (before.f_bavail, before.f_blocks, before.f_favail)
+    os.close(fd)
+    assert int(succeed("df", "--output=avail", "-B1", mounted.root).split()[-1]) >= 1 << 50

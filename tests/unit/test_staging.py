@@ -127,6 +127,27 @@ async def test_a_disk_that_is_full_refuses_the_write_that_needs_it() -> None:
                 list(log.append(memoryview(bytes(CHUNK_BYTES)), tail))
 
 
+@run_virtual
+async def test_what_is_appended_behind_bytes_that_went_to_disk_under_a_hold_stays(tmp_path: Path) -> None:
+    """A part in flight holds the chunk in which the next part begins, and the chunk is written to disk meanwhile."""
+    async with staging(tmp_path, memory=8 * MIB) as log:
+        tail, other = Tail(), Tail()
+        places = list(log.append(memoryview(b"a" * 700 * KIB), tail))
+        while log.chunks_in_memory < 5:
+            list(log.append(memoryview(bytes(CHUNK_BYTES)), other))
+        assert log._spills, "the oldest chunk is on its way to disk"
+        hold = log.hold(places)
+        await trio.testing.wait_all_tasks_blocked()
+        more = list(log.append(memoryview(b"b" * 100 * KIB), tail))
+        hold.release()
+        for position, size, byte in [*((*place, b"a") for place in places), *((*place, b"b") for place in more)]:
+            back = bytearray(size)
+            hold = log.hold([(position, size)])
+            await log.load(position, memoryview(back))
+            hold.release()
+            assert back == byte * size
+
+
 class Disk:
     """A worker thread whose disk takes so many chunks."""
 
