@@ -21,6 +21,8 @@ import trio
 
 from s3mount import drain, instance, kernel, logs, preflight, turns
 from s3mount.config import Config
+from s3mount.data.journal import Journal, PaperFile
+from s3mount.data.leftovers import Leftovers
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, mount_options
@@ -115,16 +117,28 @@ def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], 
             )
         except OSError as error:
             raise StartError(f"the log cannot be written: {error}; see --log-file") from error
-        daemon = Daemon(config, held.staging, prepared, ready)
+        try:
+            journal = Journal(PaperFile(held.journal))
+        except OSError as error:
+            raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
+        daemon = Daemon(config, held.staging, journal, prepared, ready)
         return trio.run(daemon.run)
 
 
 class Daemon:
     """One mount from start to end."""
 
-    def __init__(self, config: Config, staging: Path, prepared: preflight.Prepared, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        staging: Path,
+        journal: Journal,
+        prepared: preflight.Prepared,
+        ready: Callable[[], None],
+    ) -> None:
         self._config = config
         self._staging = staging
+        self._journal = journal
         self._prepared = prepared
         self._ready = ready
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
@@ -149,7 +163,7 @@ class Daemon:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         config = self._config
-        store = S3Store(config)
+        store = S3Store(config, upload_log=self._journal)
         await nursery.start(store.run)
         await store.check()
         findings = Findings(store, config, self._prepared.cache_dir / "stores")
@@ -160,8 +174,10 @@ class Daemon:
             nursery,
             staging_dir=self._staging,
             staging_limit_bytes=self._prepared.staging_limit_bytes,
+            journal=self._journal,
             find_out=findings.parts,
         )
+        leftovers = Leftovers(store, self._journal, config, nursery)
         filesystem = FileSystem(store, storage, config, nursery)
         try:
             await filesystem.start()
@@ -186,13 +202,18 @@ class Daemon:
             session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
+            if not config.read_only:
+                nursery.start_soon(leftovers.recover)
             pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
             await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
             session.cancel_scope.cancel()
         # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
         now = trio.current_time()
         stop_by = self._stop_by or now + config.stop_timeout_seconds
-        await self._sync_all(filesystem, max(stop_by, now + LAST_SYNC_SECONDS))
+        stop_by = max(stop_by, now + LAST_SYNC_SECONDS)
+        await self._sync_all(filesystem, stop_by)
+        with trio.move_on_at(stop_by):
+            await storage.orphans.drop_all()
         pyfuse3.close(unmount=False)
 
     async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:

@@ -2,7 +2,7 @@
 
 An instance is an endpoint, a bucket, a prefix and a mountpoint: two mounts that differ in one of them never share a
 directory, and of two that do not, the second finds the lock taken. What an earlier daemon left in the staging log is
-of no use: nothing in it was acknowledged."""
+of no use: nothing in it was acknowledged. Its journal is read: it names what that daemon has left in the bucket."""
 
 import fcntl
 import hashlib
@@ -26,6 +26,10 @@ class Instance:
     @property
     def staging(self) -> Path:
         return self.directory / "staging"
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal"
 
     @property
     def log(self) -> Path:

@@ -20,7 +20,7 @@ from s3mount.data.storage import Storage
 from s3mount.errors import Exists, IsADirectory, NoEntry, NotADirectory, Stale
 from s3mount.vfs.attributes import ROOT, Attributes, Caller, Changes
 from s3mount.vfs.filesystem import FileSystem
-from tests.memory_store import MemoryStore
+from tests.memory_store import MemoryStore, journal_of
 
 T = TypeVar("T")
 ME = Caller(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0o022)
@@ -251,7 +251,9 @@ async def mounted(
     staging = directory / f"staging-{len(list(directory.iterdir()))}"
     staging.mkdir(mode=0o700)
     async with trio.open_nursery() as nursery:
-        storage = Storage(store, config, nursery, staging_dir=staging, staging_limit_bytes=1 << 30)
+        storage = Storage(
+            store, config, nursery, staging_dir=staging, staging_limit_bytes=1 << 30, journal=journal_of(store)
+        )
         fs = FileSystem(store, storage, config, nursery)
         if started:
             await fs.start()

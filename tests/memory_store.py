@@ -6,8 +6,8 @@ the caller. Switches of the constructor make it one of the stores that lack abil
 R2, fewer parts, copies of parts and conditions refused or ignored.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
-uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it), the counters (`refusals`: what a
-lacking ability has cost), and the faults.
+uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it),
+the counters (`refusals`: what a lacking ability has cost), and the faults.
 """
 
 import bisect
@@ -23,17 +23,33 @@ from urllib.parse import parse_qsl
 import trio
 
 from s3mount.config import S3_KEY_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX
+from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.errors import (
     Archived,
     KeyTooLong,
+    LostReply,
     NoSuchUpload,
     NotFound,
     NotImplementedByStore,
     PreconditionFailed,
     RangeNotSatisfiable,
+    Unavailable,
 )
 from s3mount.errors import StoreError as Refused
-from s3mount.store.base import ALWAYS, Body, Condition, Headers, Listed, ObjectInfo, Page, Part, Stored, Upload
+from s3mount.store.base import (
+    ALWAYS,
+    Body,
+    Condition,
+    Headers,
+    Listed,
+    ObjectInfo,
+    Page,
+    Part,
+    Stored,
+    Unlogged,
+    Upload,
+    UploadLog,
+)
 
 SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
@@ -117,6 +133,7 @@ class MemoryStore:
         self.received_bytes = 0
         self.before: Hook | None = None
         self.after: Hook | None = None
+        self.upload_log: UploadLog = Unlogged()
         self.latency_seconds = latency_seconds
         self.piece_bytes = piece_bytes
         self._clock_ns = clock_ns
@@ -268,13 +285,23 @@ class MemoryStore:
         await self._end(call)
 
     async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
-        call = await self._begin(Call("create_upload", key))
-        _check_key(key)
-        _check_metadata(headers)
-        self._serial += 1
-        upload = Upload(key, f"upload-{self._serial}", f"token-{self._serial}" if condition.absent else None)
-        self.uploads[upload.id] = MemoryUpload(key, headers, self._now_ns())
-        await self._end(call)
+        upload: Upload | None = None
+        number = self.upload_log.begin(key, self._clock_ns())
+        try:
+            call = await self._begin(Call("create_upload", key))
+            _check_key(key)
+            _check_metadata(headers)
+            self._serial += 1
+            upload = Upload(key, f"upload-{self._serial}", f"token-{self._serial}" if condition.absent else None)
+            self.uploads[upload.id] = MemoryUpload(key, headers, self._now_ns())
+            await self._end(call)
+        except BaseException as error:
+            if upload is None and isinstance(error, Refused) and not isinstance(error, LostReply | Unavailable):
+                self.upload_log.refused(number)
+            else:
+                self.upload_log.doubted(number)
+            raise
+        self.upload_log.opened(number, upload)
         return upload
 
     async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
@@ -314,16 +341,22 @@ class MemoryStore:
         # As in S3, a multipart object is as old as its initiation.
         stored = self._store(upload.key, replace(whole, last_modified_ns=opened.started_ns))
         await self._end(call)
+        self.upload_log.ended(upload)
         return stored
 
     async def abort_upload(self, upload: Upload) -> None:
         call = await self._begin(Call("abort_upload", upload.key))
         self.uploads.pop(upload.id, None)
         await self._end(call)
+        self.upload_log.ended(upload)
 
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
         call = await self._begin(Call("list_uploads", prefix))
-        found = tuple(Upload(up.key, name) for name, up in self.uploads.items() if up.key.startswith(prefix))
+        found = tuple(
+            Upload(up.key, name, initiated_ns=up.started_ns)
+            for name, up in self.uploads.items()
+            if up.key.startswith(prefix)
+        )
         await self._end(call)
         return found
 
@@ -471,6 +504,11 @@ class MemoryStore:
                 objects.append(Listed(key, len(found.body), found.etag, found.last_modified_ns))
                 position += 1
         return Page(tuple(objects), tuple(prefixes), token, self._now_ns())
+
+
+def journal_of(store: MemoryStore) -> Journal:
+    """The journal of a mount of `store`: the one that hears of its uploads, or one of its own."""
+    return store.upload_log if isinstance(store.upload_log, Journal) else Journal(PaperInMemory())
 
 
 def _etag(body: bytes) -> str:

@@ -10,6 +10,7 @@ below the limit, but one run may always be in flight.
 import logging
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import trio
 from cachetools import LRUCache
@@ -168,12 +169,11 @@ class BlockCache:
             self._nursery.start_soon(self._fetch, self._begin(version, low, high))
         return True
 
-    async def validate(self, version: Version) -> None:
-        """Ask the bucket for the first block; a condition instead of the bytes when it is here. Raises Changed; the
-        other version's first block is here then."""
+    async def validate(self, version: Version) -> ObjectInfo | None:
+        """Ask the bucket for the first block; a condition instead of the bytes when it is here, and then None is
+        answered. Raises Changed; the other version's first block is here then."""
         if not version.size:
-            await self._validate_empty(version)
-            return
+            return await self._validate_empty(version)
         while not self._make_room(self.block_bytes):
             await self._wait_for_room(self.block_bytes)
         held = self.holds(version)
@@ -194,7 +194,7 @@ class BlockCache:
                 arrived=arrived,
             )
             if info is None:
-                return
+                return None
             expected = min(info.size, self.block_bytes)
             if count not in (0, expected):
                 raise BadReply(f"GET {version.key!r}: {count} bytes instead of {expected}")
@@ -210,6 +210,7 @@ class BlockCache:
             self._serve_demands()
         if info.etag != version.etag or info.size != version.size:
             raise Changed(f"{version.key!r} is another version", info)
+        return info
 
     def forget(self, version: Version) -> None:
         """The version is not in the bucket any more, or of no use."""
@@ -221,10 +222,11 @@ class BlockCache:
 
     # inside
 
-    async def _validate_empty(self, version: Version) -> None:
+    async def _validate_empty(self, version: Version) -> ObjectInfo:
         info = await self._head(version)
         if info.etag != version.etag or info.size:
             raise Changed(f"{version.key!r} is another version", info)
+        return info
 
     async def _head(self, version: Version) -> ObjectInfo:
         try:
@@ -305,14 +307,7 @@ class BlockCache:
         error: S3MountError = _Interrupted("the fetch was interrupted")
         complete = False
         try:
-            info = await self._store.get(
-                version.key,
-                run.start,
-                run.memory.view[:size],
-                if_match=version.etag,
-                version_id=version.version_id,
-                arrived=run.arrived,
-            )
+            info = await self._get(version, run)
             if info is None or info.etag != version.etag or info.size != version.size:
                 run.filled = 0
                 raise Stale(f"{version.key!r} is another version now, and the store ignored the condition")
@@ -338,6 +333,18 @@ class BlockCache:
                 run.waiters.clear()
                 self._drop(run)
             self._serve_demands()
+
+    async def _get(self, version: Version, run: Run) -> ObjectInfo | None:
+        """By key and etag, which needs no permission beyond s3:GetObject; by the version's id where it needs it."""
+        into = run.memory.view[: run.stop - run.start]
+        get = partial(self._store.get, version.key, run.start, into, if_match=version.etag, arrived=run.arrived)
+        if not version.pinned:
+            try:
+                return await get()
+            except (PreconditionFailed, NotFound, RangeNotSatisfiable):
+                if version.version_id is None:
+                    raise
+        return await get(version_id=version.version_id)
 
     def _drop(self, run: Run) -> None:
         blocks = self._index[run.version]

@@ -4,12 +4,14 @@ It ties together `layers` (what the bytes are), `syncing` (how they are stored),
 `readahead`. It knows a key and etags; no inode, name or mode. It lives as long as its inode has handles.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Awaitable, Callable
 
 from s3mount.data.described import described
 from s3mount.data.layers import Layers
+from s3mount.data.orphans import Keeping
 from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
@@ -30,13 +32,6 @@ from s3mount.store.base import ALWAYS, Buffer, Condition, Headers, ObjectInfo, S
 log = logging.getLogger(__name__)
 
 RETRY_STREAM_BYTES = 1024 * 1024
-ADOPTED_BYTES = 1024 * 1024
-ADOPTED_MAX_BYTES = 16 * 1024 * 1024
-"""What an unlink may fetch so that an open file can still be read; more would surprise on the bill."""
-
-
-async def _nothing() -> None:
-    return
 
 
 class File:
@@ -64,6 +59,7 @@ class File:
             on_thawed=self._thawed,
         )
         self._reader = Reader(storage, self._layers, self._syncing.settle)
+        self._keeping = Keeping(storage.orphans, storage.staging, storage.blocks, self._layers)
         self._pristine = base is None
         self._part_bytes = storage.config.part_size_bytes
         self._look_bytes = self._part_bytes if base is None else sys.maxsize
@@ -128,9 +124,11 @@ class File:
     async def validate_for_reading(self) -> None:
         """The first read, for an open: GET of the first block, conditional when it is here. Raises Changed."""
         base = self.base
-        if base is None or self.dirty or self.busy:
+        if base is None or self.dirty or self.busy or self._syncing.orphan:
             return
-        await self._storage.blocks.validate(base)
+        info = await self._storage.blocks.validate(base)
+        if info is not None:
+            self._note_version(info)
 
     async def validate_for_writing(self) -> ObjectInfo:
         """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""
@@ -138,6 +136,7 @@ class File:
         assert base is not None
         info = await described(self._storage.store, base)
         self.headers = info.headers
+        self._note_version(info)
         return info
 
     async def validate_for_replacing(self, absent: Headers) -> None:
@@ -147,6 +146,13 @@ class File:
             await self.validate_for_writing()
         except Changed as changed:
             self.headers = absent if changed.info is None else changed.info.headers
+    def _note_version(self, info: ObjectInfo) -> None:
+        """Keep the version's id, which no listing tells, for when the name goes."""
+        base = self.base
+        if info.version_id is None or base is None or base.version_id == info.version_id:
+            return
+        if (base.key, base.etag, base.size) == (info.key, info.etag, info.size):
+            self._layers.base = dataclasses.replace(base, version_id=info.version_id)
 
     async def overwrite(self) -> None:
         """Open with O_TRUNC: nothing of the content stays, and the next upload replaces whatever is there."""
@@ -325,47 +331,39 @@ class File:
 
     async def unlink(self) -> None:
         """Delete the object; this file stays readable and writable and is never stored again."""
+        await self._forsake(self._delete_object)
 
-        async def remove() -> None:
-            await self._adopt_base()
-            await self._delete_object()
+    async def replaced(self, replace: Callable[[], Awaitable[None]]) -> None:
+        """Another object takes the key, by `replace`: as `unlink`, but nothing is deleted. No upload runs meanwhile;
+        what `replace` raises leaves the file as it was."""
 
-        await self._syncing.forsake(remove)
+        async def remove(_base: Version | None) -> None:
+            await replace()
 
-    async def replaced(self, replace: Callable[[], Awaitable[None]] = _nothing) -> None:
-        """Another object takes the key, by `replace`, or has taken it: as `unlink`, but nothing is deleted. No upload
-        runs meanwhile; what `replace` raises leaves the file as it was."""
-        await self._syncing.forsake(replace)
+        await self._forsake(remove)
 
-    async def _adopt_base(self) -> None:
-        """Take what a small base still shows into staging, if there is room: it cannot be fetched once deleted. What a
-        large one has not brought yet answers ESTALE afterwards."""
-        layers, staging = self._layers, self._storage.staging
-        if layers.base_stop > ADOPTED_MAX_BYTES:
-            return
-        buffer = memoryview(bytearray(min(ADOPTED_BYTES, layers.base_stop)))
-        position = 0
-        while position < layers.base_stop:
-            stop = min(position + len(buffer), layers.base_stop)
-            base = layers.base
-            assert base is not None
-            part = buffer[: stop - position]
-            if not staging.ready(len(part)):
-                return
+    async def superseded(self) -> None:
+        """Another object has taken the key: as `replaced`, but what is not here can be read by a version id only."""
+
+        async def pin() -> None:
+            self._keeping.pin()
+
+        await self._syncing.forsake(pin)
+
+    async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]]) -> None:
+        async def act() -> None:
+            base = self.base
             try:
-                await self._storage.blocks.read_into(base, position, part)
-            except Stale:
-                return
-            if not staging.ready(len(part)):
-                return
-            # Looked at after the wait: what was written meanwhile stays.
-            for piece in list(layers.content().pieces(position, min(stop, layers.size))):
-                if piece.from_base:
-                    layers.write(piece.start, part[piece.start - position : piece.stop - position])
-            position = stop
+                await self._keeping.keep()
+                await remove(base)
+            except BaseException:
+                self._keeping.undo()
+                raise
 
-    async def _delete_object(self) -> None:
-        store, base = self._storage.store, self.base
+        await self._syncing.forsake(act)
+
+    async def _delete_object(self, base: Version | None) -> None:
+        store = self._storage.store
         if base is None:
             return
         condition = ALWAYS if self._syncing.unconditional else Condition(etag=base.etag)
@@ -395,4 +393,5 @@ class File:
         self._storage.withdraw(self)
         self._storage.leave_turns(self._send_ahead)
         self._reader.close()
+        self._keeping.close()
         self._layers.clear()

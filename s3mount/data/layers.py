@@ -4,7 +4,7 @@ Knows the log and extents; no store, no task. Between two calls the content is e
 
     offset <  size              live, where it maps; else
     offset <  epoch_stop        the epoch being uploaded, where it maps; else
-    offset <  base_stop         the base version; else zeros
+    offset <  base_stop         what was taken of the base into staging; else the base version; else zeros
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ class Layers:
         self.live = Extents()
         self.epoch: Extents | None = None
         self.epoch_stop = 0
+        self._staged_base = Extents()
         self.touched = base is None
 
     @property
@@ -37,13 +38,15 @@ class Layers:
     @property
     def plain(self) -> bool:
         """Whether nothing lies over the base."""
-        return self.epoch is None and not len(self.live)
+        return self.epoch is None and not len(self.live) and not len(self._staged_base)
 
     def content(self) -> Content:
         """What the bytes are now; `pieces` of it are good until the next checkpoint, or under a hold."""
         layers: tuple[Layer, ...] = (Layer(self.live, self.size),)
         if self.epoch is not None:
             layers += (Layer(self.epoch, self.epoch_stop),)
+        if len(self._staged_base):
+            layers += (Layer(self._staged_base, self.base_stop),)
         return Content(layers, self.base, self.base_stop)
 
     def lost(self, start: int, stop: int) -> bool:
@@ -141,9 +144,20 @@ class Layers:
         for start, stop in ranges:
             self.live.put(start, stop, dropped(start))
 
+    def stage_base(self, offset: int, data: memoryview) -> None:
+        """Keep bytes of the base that the bucket will not have any more; the staging log is ready for them."""
+        for position, count in self._staging.append(data, self._tail):
+            self._staging.free(self._staged_base.put(offset, offset + count, position))
+            offset += count
+
+    def unstage_base(self) -> None:
+        """The bucket has the base after all."""
+        self._staging.free(self._staged_base.clear())
+
     def clear(self) -> None:
         """Forget everything staged; an epoch that is being uploaded stays until its upload ends."""
         self._staging.free(self.live.clear())
+        self.unstage_base()
         self._staging.end_tail(self._tail)
 
     def reset(self) -> None:

@@ -15,7 +15,9 @@ from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.content import Loader
 from s3mount.data.grid import Grid
+from s3mount.data.journal import Journal
 from s3mount.data.learning import Learning
+from s3mount.data.orphans import Orphans
 from s3mount.data.plan import PUT_PARTS
 from s3mount.data.staging import RunInThread, Staging
 from s3mount.store.abilities import FindOut, as_s3_says
@@ -36,6 +38,7 @@ class Storage:
         *,
         staging_dir: Path,
         staging_limit_bytes: int,
+        journal: Journal,
         run_in_thread: RunInThread = trio.to_thread.run_sync,
         find_out: FindOut = as_s3_says,
     ) -> None:
@@ -75,6 +78,7 @@ class Storage:
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.learning = Learning(config, nursery, self.budget, find_out)
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
+        self.orphans = Orphans(store, journal, nursery, config.prefix)
         self.sequential_readers = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._parts_ahead = 0

@@ -1,6 +1,6 @@
 """A data version: which bytes a key stands for; and the news that a key stands for others now. Knows no store call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s3mount.errors import Stale
 from s3mount.store.base import ObjectInfo
@@ -8,12 +8,15 @@ from s3mount.store.base import ObjectInfo
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One state of one object's bytes. Equal versions have equal bytes."""
+    """One state of one object's bytes. Equal versions have equal bytes. `version_id`, where the bucket keeps versions
+    and the id is known, does not make another version of it; `pinned`: the key stands for something else by now, and
+    only the id leads to the bytes."""
 
     key: str
     etag: str
     size: int
-    version_id: str | None = None
+    version_id: str | None = field(default=None, compare=False)
+    pinned: bool = field(default=False, compare=False)
 
 
 class Changed(Stale):

@@ -96,11 +96,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload that is open. `token` is what recognises our own completion where the etag does not."""
+    """A multipart upload that is open. `token` is what recognises our own completion where the etag does not;
+    `initiated_ns` is told by a list only."""
 
     key: str
     id: str
     token: str | None = None
+    initiated_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,45 @@ class Part:
     number: int
     etag: str
     size: int
+
+
+class UploadLog(Protocol):
+    """Hears of every multipart upload that a store opens, its own for large copies too. Each call returns at once, and
+    what it was told is written down by then; none raises."""
+
+    def begin(self, key: str, now_ns: int) -> int:
+        """One is about to be opened, at this time of the server's; the number by which the next call names it."""
+
+    def opened(self, number: int, upload: Upload) -> None:
+        """It is open."""
+
+    def refused(self, number: int) -> None:
+        """It was not opened."""
+
+    def doubted(self, number: int) -> None:
+        """It may have been opened, by a request whose reply never came."""
+
+    def ended(self, upload: Upload) -> None:
+        """It is complete or aborted: nothing of it is left."""
+
+
+class Unlogged:
+    """The UploadLog of a store that nobody cleans up after."""
+
+    def begin(self, _key: str, _now_ns: int) -> int:
+        return 0
+
+    def opened(self, number: int, upload: Upload) -> None:
+        return
+
+    def refused(self, number: int) -> None:
+        return
+
+    def doubted(self, number: int) -> None:
+        return
+
+    def ended(self, upload: Upload) -> None:
+        return
 
 
 class ObjectStore(Protocol):
@@ -187,4 +228,4 @@ class ObjectStore(Protocol):
         """Forget an upload and its parts; one that is gone already is success."""
 
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
-        """All multipart uploads open below `prefix`."""
+        """All multipart uploads open below `prefix`, each with the time of its initiation."""

@@ -250,7 +250,11 @@ class UploadsParser(_Reply):
 
     def _end(self, name: str) -> None:
         if name == "Upload":
-            self._uploads.append(Upload(self._fields["Key"], self._fields["UploadId"]))
+            initiated = self._fields.get("Initiated")
+            initiated_ns = None if initiated is None else parse_time_ns(initiated.strip())
+            self._uploads.append(Upload(self._fields["Key"], self._fields["UploadId"], initiated_ns=initiated_ns))
+            # The next one's fields must not be this one's.
+            self._fields.pop("Initiated", None)
         else:
             self._fields[name] = "".join(self._text)
         self._text.clear()

@@ -31,21 +31,35 @@ async def create(requests: Requests, key: str, headers: Headers, condition: Cond
     # otherwise).
     checksum = [("x-amz-checksum-algorithm", "CRC32"), ("x-amz-checksum-type", "FULL_OBJECT")]
     try:
-        document = await _create(requests, key, lines + checksum if requests.sends_crc32 else lines)
+        return await _create(requests, key, lines + checksum if requests.sends_crc32 else lines, token)
     except errors.StoreError as error:
         if not requests.sends_crc32 or error.status not in (400, 501) or isinstance(error, errors.KeyTooLong):
             raise
-        document = await _create(requests, key, lines)
+        upload = await _create(requests, key, lines, token)
         requests.without_crc32()
-    if not document.get("UploadId"):
-        raise errors.BadReply(f"POST {key!r}: the reply names no upload")
-    return Upload(key, document["UploadId"], token)
+        return upload
 
 
-async def _create(requests: Requests, key: str, lines: list[Line]) -> dict[str, str]:
+async def _create(requests: Requests, key: str, lines: list[Line], token: str | None) -> Upload:
+    uploads, now_ns = requests.upload_log, requests.dispatcher.now_ns()
     order = requests.metadata("create_upload", "POST", key, "uploads=", lines, mutating=True)
-    await requests.send(order)
-    return order.document
+    number = uploads.begin(key, now_ns)
+    try:
+        await requests.send(order)
+        if not order.document.get("UploadId"):
+            order.in_doubt = True
+            raise errors.BadReply(f"POST {key!r}: the reply names no upload")
+    except BaseException:
+        if order.in_doubt:
+            uploads.doubted(number)
+        else:
+            uploads.refused(number)
+        raise
+    upload = Upload(key, order.document["UploadId"], token)
+    uploads.opened(number, upload)
+    if order.in_doubt:
+        uploads.doubted(uploads.begin(key, now_ns))  # an attempt before this one may have opened another
+    return upload
 
 
 async def upload_part(requests: Requests, upload: Upload, number: int, body: Body) -> Part:
@@ -86,10 +100,12 @@ async def complete(requests: Requests, upload: Upload, parts: Sequence[Part], co
         if order.repeated:
             ours = await _ours(requests, upload, parts, condition)
             if ours is not None:
+                requests.upload_log.ended(upload)
                 return Stored(ours.etag, ours.last_modified_ns, ours.version_id)
         if isinstance(error, errors.NoSuchUpload):
             raise
         raise refused(error, f"completion of {upload.key!r}") from error
+    requests.upload_log.ended(upload)
     return requests.stored(reply, etag_in(order.document, f"completion of {upload.key!r}"))
 
 
@@ -112,6 +128,7 @@ async def abort(requests: Requests, upload: Upload) -> None:
         await requests.send(order)
     except (errors.NoSuchUpload, errors.NotFound):
         pass  # gone is what was asked for
+    requests.upload_log.ended(upload)
 
 
 async def list_uploads(requests: Requests, prefix: str) -> tuple[Upload, ...]:
@@ -175,7 +192,7 @@ async def copy_by_parts(
             try:
                 await abort(requests, upload)
             except errors.StoreError:
-                pass  # what failed first matters more; the upload is left to the bucket's lifecycle rules
+                pass  # what failed first matters more; the upload's entry in the log stays
         raise
 
 

@@ -21,7 +21,7 @@ import trio
 from s3mount import errors
 from s3mount.config import KIB, MIB, Config
 from s3mount.store import carried
-from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored
+from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored, UploadLog
 from s3mount.store.dispatch import Dispatcher, Order, digest_of
 from s3mount.store.endpoint import Access
 from s3mount.store.replies import header_lines, info_of, quoted_etag, version_of, write_token_of
@@ -55,8 +55,10 @@ class Requests:
         clock_ns: Callable[[], int],
         draw: random.Random,
         counts: Counter[str],
+        upload_log: UploadLog,
     ) -> None:
         self.config = config
+        self.upload_log = upload_log
         self.access = Access(config)
         self.dispatcher = Dispatcher(config, self.access, clock_ns, draw, counts)
         self._metadata = Limiter(config.metadata_requests_max)

@@ -21,7 +21,19 @@ import trio
 from s3mount import errors
 from s3mount.config import S3_COPY_MAX_BYTES, Config
 from s3mount.store import multipart
-from s3mount.store.base import ALWAYS, Body, Condition, Headers, ObjectInfo, Page, Part, Stored, Upload
+from s3mount.store.base import (
+    ALWAYS,
+    Body,
+    Condition,
+    Headers,
+    ObjectInfo,
+    Page,
+    Part,
+    Stored,
+    Unlogged,
+    Upload,
+    UploadLog,
+)
 from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
 from s3mount.store.download import Download, Listing
 from s3mount.store.replies import info_of
@@ -30,6 +42,7 @@ from s3mount.store.signature import quote_key, quote_query
 
 CHECK_ATTEMPTS_MAX = 3
 SECOND_NS = 1_000_000_000
+UNLOGGED = Unlogged()
 BAD_KEY_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"})
 
 
@@ -43,10 +56,13 @@ class S3Store:
         *,
         clock_ns: Callable[[], int] = time.time_ns,
         random: random.Random | None = None,
+        upload_log: UploadLog = UNLOGGED,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._config = config
-        self._requests = Requests(config, clock_ns=clock_ns, draw=random or _system_random(), counts=self.counts)
+        self._requests = Requests(
+            config, clock_ns=clock_ns, draw=random or _system_random(), counts=self.counts, upload_log=upload_log
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve endpoint and credentials, start the wires, leave when cancelled. Raises StartError."""

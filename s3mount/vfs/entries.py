@@ -125,7 +125,7 @@ async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
         # Meanwhile another open came, and may have stored; or a directory above was moved.
         if state.file is not None and state.file is not file:
             file = state.file
-            await file.replaced()
+            await file.superseded()
         if inode.known is not None and inode.known is not deleted:
             deleted = inode.known
             await tree.store.delete(deleted.key)

@@ -140,7 +140,7 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) 
         while (late := _opened_meanwhile(target, forsaken)) is not None:
             # What was stored through it may have replaced the copy; the source is still there.
             forsaken = late
-            await late.replaced()
+            await late.superseded()
             stored = await tree.store.copy(version.key, key, source_etag=version.etag)
         await _delete_moved(tree, version)
         moves[version.etag] = Version(key, stored.etag, version.size, stored.version_id)
@@ -167,7 +167,7 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) 
     inode.fresh_until = trio.current_time() + tree.config.metadata_ttl_seconds
     while (late := _opened_meanwhile(target, forsaken)) is not None:
         forsaken = late
-        await late.replaced()
+        await late.superseded()
 
 
 def _moved(tree: Tree, version: Version) -> Listed:

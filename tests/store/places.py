@@ -27,6 +27,10 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("moto", "test_parts_must_be_those_that_were_stored_and_in_order"): "moto accepts parts in any order",
     (
         "moto",
+        "test_a_list_of_uploads_tells_when_each_was_initiated",
+    ): "moto tells the same time in 2010 for every upload",
+    (
+        "moto",
         "test_an_upload_that_was_aborted_is_gone_and_aborting_again_is_success",
     ): "moto answers 500 to a part of an upload that is gone",
     (

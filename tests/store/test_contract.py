@@ -395,6 +395,20 @@ async def test_a_completion_is_conditional_on_an_etag(place: Place) -> None:
 
 
 @run_trio
+async def test_a_list_of_uploads_tells_when_each_was_initiated(place: Place) -> None:
+    before = time.time_ns()
+    async with place.open() as store:
+        uploads = [await store.create_upload(key, NO_HEADERS) for key in ("dir/m", "dir/mm", "dir/m/n")]
+        listed = await store.list_uploads("dir/m")
+        assert {upload.id for upload in listed} == {upload.id for upload in uploads}
+        for upload in listed:
+            assert upload.initiated_ns is not None
+            assert abs(upload.initiated_ns - before) < 5e9
+        for upload in uploads:
+            await store.abort_upload(upload)
+
+
+@run_trio
 async def test_an_upload_that_was_aborted_is_gone_and_aborting_again_is_success(place: Place) -> None:
     async with place.open() as store:
         upload = await store.create_upload("dir/m", NO_HEADERS)

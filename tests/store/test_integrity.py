@@ -10,6 +10,7 @@ import trio
 from s3mount import errors
 from s3mount.config import MIB, Config
 from s3mount.data.file import File
+from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.data.storage import Storage
 from s3mount.data.version import Changed, Version
 from s3mount.store.base import ABSENT, Condition, Headers, Stored
@@ -130,7 +131,14 @@ async def test_a_damaged_reply_never_makes_a_sync_succeed_that_did_not(
     settings = config(proxy, bucket)
     content = BIG + BIG + b"tail" if "upload" in kind else b"content"
     async with opened(settings) as store, trio.open_nursery() as nursery:
-        storage = Storage(store, settings, nursery, staging_dir=tmp_path, staging_limit_bytes=256 * MIB)
+        storage = Storage(
+            store,
+            settings,
+            nursery,
+            staging_dir=tmp_path,
+            staging_limit_bytes=256 * MIB,
+            journal=Journal(PaperInMemory()),
+        )
         proxy.add(Rule(fault="flip_reply", kind=kind, pattern=pattern, skip=skip, times=1))
         file = File(storage, "k", None, NO_HEADERS, on_stored=ignore)
         await file.write(0, content)

@@ -12,7 +12,7 @@ from s3mount.data.storage import Storage
 from s3mount.data.version import Version
 from s3mount.store.abilities import FindOut, as_s3_says
 from s3mount.store.base import ALWAYS, Body, Condition, Headers, Part, Stored, Upload
-from tests.memory_store import MemoryStore
+from tests.memory_store import MemoryStore, journal_of
 
 PART = 5 * MIB
 
@@ -72,6 +72,7 @@ async def storage_of(
             nursery,
             staging_dir=directory,
             staging_limit_bytes=limit,
+            journal=journal_of(store),
             run_in_thread=inline,
             find_out=find_out,
         )

@@ -867,9 +867,10 @@ async def test_unlink_during_an_upload_leaves_no_key_and_no_upload(size: int) ->
             await trio.sleep(moment)
             await file.unlink()
             await trio.sleep(100)
-            assert not store.objects
+            assert "k" not in store.objects
             file.close()
         assert not store.uploads
+        assert not store.objects
 
 
 # reading

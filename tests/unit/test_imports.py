@@ -36,6 +36,7 @@ PURE = (
     "vfs.mediatypes",
     "data.extents",
     "data.grid",
+    "data.journal",
     "data.plan",
     "data.readahead",
     "store.signature",

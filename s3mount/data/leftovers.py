@@ -1,0 +1,162 @@
+"""Removal of what this instance has left in the bucket: at the start what an earlier daemon left, later uploads of our
+own that may have been opened by a request whose reply never came.
+
+Only what the journal names is touched. An upload whose id is known is aborted, a copy deleted. An upload without an id
+is ours if it is the only one of exactly that key which nobody else of us knows and which was initiated in the time that
+our request had, by the server's clock. Nothing here is waited for by a program; what fails stays in the journal for
+the next start.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+import trio
+
+from s3mount.config import Config
+from s3mount.data.journal import Entry, Journal
+from s3mount.data.orphans import orphans_prefix
+from s3mount.errors import NotImplementedByStore, S3MountError, Unavailable
+from s3mount.store.base import ObjectStore, Upload
+
+log = logging.getLogger(__name__)
+
+REMOVALS_MAX = 4
+"""At a time: programs want the store as well."""
+SLACK_NS = 5_000_000_000
+"""Clocks disagree by so much, and stores tell whole seconds."""
+OPENING_SECONDS = 1.0
+LOOKS_MAX = 1_000
+"""Uploads in doubt that are looked for at a time; those beyond are left to the next start."""
+
+Outcome = Literal["removed", "absent", "kept"]
+
+
+class Leftovers:
+    """See the module. Uploads in doubt are looked for from its creation on."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        journal: Journal,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        # The mutable state: removals under way, by the limit; how many uploads in doubt are looked for.
+        self._store = store
+        self._journal = journal
+        self._nursery = nursery
+        self._window_ns = int(config.metadata_deadline_seconds * 1e9) + SLACK_NS
+        self._copies_prefix = orphans_prefix(config.prefix)
+        self._wall_ns = wall_ns
+        self._limit = trio.Semaphore(REMOVALS_MAX)
+        self._looks = 0
+        journal.on_doubt = self._look_soon
+
+    async def recover(self) -> None:
+        """Remove what the journal names from earlier daemons."""
+        outcomes: Counter[tuple[str, Outcome]] = Counter()
+
+        async def remove(entry: Entry) -> None:
+            outcomes[entry.kind, await self._remove(entry)] += 1
+
+        async with trio.open_nursery() as nursery:
+            for entry in self._journal.left:
+                nursery.start_soon(remove, entry)
+        kept = outcomes["upload", "kept"] + outcomes["copy", "kept"]
+        if outcomes:
+            log.info(
+                "leftovers of an earlier run were removed uploads=%d copies=%d absent=%d kept=%d",
+                outcomes["upload", "removed"], outcomes["copy", "removed"], outcomes["upload", "absent"], kept,
+            )  # fmt: skip
+
+    def _look_soon(self, entry: Entry) -> None:
+        if self._looks < LOOKS_MAX:
+            self._looks += 1
+            self._nursery.start_soon(self._look, entry)
+
+    async def _look(self, entry: Entry) -> None:
+        try:
+            if await self._remove(entry) == "removed":
+                log.info("upload opened by a request without a reply was aborted key=%r", entry.key)
+        finally:
+            self._looks -= 1
+
+    async def _remove(self, entry: Entry) -> Outcome:
+        try:
+            if entry.kind == "copy":
+                return await self._delete(entry)
+            if entry.upload_id is not None:
+                return await self._abort(Upload(entry.key, entry.upload_id))
+            return await self._find(entry)
+        except NotImplementedByStore as error:
+            # It will not be able to tomorrow either.
+            log.warning("leftover cannot be looked for key=%r reason=%s", entry.key, error)
+            self._journal.strike(entry.number)
+        except S3MountError as error:
+            log.warning("leftover was not removed, the next start tries again key=%r reason=%s", entry.key, error)
+        except Exception:
+            log.exception("removal of a leftover met a bug key=%r", entry.key)
+        return "kept"
+
+    async def _delete(self, entry: Entry) -> Outcome:
+        assert entry.key.startswith(self._copies_prefix), entry
+        async with self._limit:
+            await self._store.delete(entry.key)
+        self._journal.strike(entry.number)
+        return "removed"
+
+    async def _abort(self, upload: Upload) -> Outcome:
+        async with self._limit:
+            await self._store.abort_upload(upload)  # strikes it off: the store tells the journal
+        return "removed"
+
+    async def _find(self, entry: Entry) -> Outcome:
+        """At once, and again when our request can have no effect any more."""
+        until_ns = entry.at_ns + self._window_ns
+        found: list[Upload] = []
+        for last in (False, True):
+            try:
+                found = await self._candidates(entry, until_ns)
+            except Unavailable:
+                if last:
+                    raise
+            if len(found) == 1:
+                async with self._limit:
+                    await self._store.abort_upload(found[0])
+            elif found:
+                log.warning(
+                    "several uploads may be one of ours, none was aborted key=%r uploads=%s",
+                    entry.key,
+                    ",".join(upload.id for upload in found),
+                )
+            left_ns = until_ns - self._wall_ns()
+            if found or last or left_ns <= 0:
+                break
+            await trio.sleep(min(left_ns, self._window_ns + SLACK_NS) / 1e9)
+        self._journal.strike(entry.number)
+        return "removed" if len(found) == 1 else "absent"
+
+    async def _candidates(self, entry: Entry, until_ns: int) -> list[Upload]:
+        journal, key = self._journal, entry.key
+        listed: tuple[Upload, ...] | None = None
+        while listed is None:
+            if not journal.opening(key):
+                async with self._limit:
+                    listed = await self._store.list_uploads(key)
+            if journal.opening(key):
+                # One that is listed may be the upload whose id we are about to hear.
+                listed = None
+                await trio.sleep(OPENING_SECONDS)
+        return [
+            upload
+            for upload in listed
+            if upload.key == key
+            and not journal.knows(key, upload.id)
+            and upload.initiated_ns is not None
+            and entry.at_ns - SLACK_NS <= upload.initiated_ns <= until_ns
+        ]

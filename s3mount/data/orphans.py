@@ -1,0 +1,189 @@
+"""What an open file shows after its name has gone: its base, kept for the handles that are left.
+
+Of a version that can be asked for by its id nothing needs keeping. A small base is taken into staging; a larger one
+is copied on the server, below the reserved prefix, before the name goes: a copy named by the journal, deleted after
+the last release, and by the next start if the daemon dies. Blocks of the former key are not used for the copy: what is
+read again is fetched again. Where nothing of this works the name goes all the same, and reads that need the bucket
+answer ESTALE. Knows layers and the store; no upload.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from s3mount.config import MIB, RESERVED
+from s3mount.data.blocks import BlockCache
+from s3mount.data.journal import Journal
+from s3mount.data.layers import Layers
+from s3mount.data.staging import Staging
+from s3mount.data.version import Version
+from s3mount.errors import LostReply, S3MountError, Unavailable
+from s3mount.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+
+STEP_BYTES = MIB
+STAGED_MAX_BYTES = 16 * MIB
+"""What an unlink may fetch; more would surprise on the bill, and is copied where it lies."""
+DELETES_MAX = 8
+
+
+def orphans_prefix(prefix: str) -> str:
+    """Below it are the copies of a mount of `prefix`."""
+    return f"{prefix}{RESERVED}/orphans/"
+
+
+def _new_name() -> str:
+    return secrets.token_hex(16)
+
+
+class Orphans:
+    """The copies that one mount has made for its open files."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        journal: Journal,
+        nursery: trio.Nursery,
+        prefix: str,
+        *,
+        new_name: Callable[[], str] = _new_name,
+    ) -> None:
+        # The mutable state: the journal's entries of the copies that are there, by key.
+        self._store = store
+        self._journal = journal
+        self._nursery = nursery
+        self._prefix = orphans_prefix(prefix)
+        self._new_name = new_name
+        self._entries: dict[str, int] = {}
+        self._deletes = trio.Semaphore(DELETES_MAX)
+
+    async def copy(self, base: Version) -> Version:
+        """A copy of `base`. Raises what the store answers; nothing is left of a copy that failed."""
+        key = self._prefix + self._new_name()
+        entry = self._entries[key] = self._journal.begin_copy(key)
+        try:
+            stored = await self._store.copy(base.key, key, source_etag=base.etag)
+        except S3MountError as error:
+            if isinstance(error, LostReply | Unavailable):
+                self.drop(key)
+            else:
+                del self._entries[key]
+                self._journal.strike(entry)
+            raise
+        except BaseException:
+            self.drop(key)
+            raise
+        return Version(key, stored.etag, base.size, stored.version_id)
+
+    def drop(self, key: str) -> None:
+        """Delete a copy, in the background; one that cannot be deleted is left to the next start."""
+        self._nursery.start_soon(self._delete, key)
+
+    async def drop_all(self) -> None:
+        """Delete every copy that is left: nobody can read it any more."""
+        async with trio.open_nursery() as nursery:
+            for key in list(self._entries):
+                nursery.start_soon(self._delete, key)
+
+    async def _delete(self, key: str) -> None:
+        try:
+            async with self._deletes:
+                if key not in self._entries:
+                    return
+                await self._store.delete(key)
+            entry = self._entries.pop(key, None)
+            if entry is not None:
+                self._journal.strike(entry)
+        except S3MountError as error:
+            log.warning("copy of an unlinked file was not deleted, the next start will key=%r reason=%s", key, error)
+        except Exception:
+            log.exception("copy of an unlinked file was not deleted by a bug key=%r", key)
+
+
+class Keeping:
+    """What one file needs of its base once its name goes."""
+
+    def __init__(self, orphans: Orphans, staging: Staging, blocks: BlockCache, layers: Layers) -> None:
+        # The mutable state: the base as it was, while it may have to be put back; the key of the copy that stands for
+        # it; whether the file was closed.
+        self._orphans = orphans
+        self._staging = staging
+        self._blocks = blocks
+        self._layers = layers
+        self._former: Version | None = None
+        self._copy: str | None = None
+        self._closed = False
+
+    async def keep(self) -> None:
+        """The name is about to go: the base stays readable, if it can. Raises no error of the store's."""
+        layers = self._layers
+        base = self._former = layers.base
+        if base is None or self._over() or not layers.content().kept(layers.base_stop):
+            return
+        if base.version_id is not None:
+            layers.base = replace(base, pinned=True)
+            return
+        if layers.base_stop <= STAGED_MAX_BYTES and await self._stage(base):
+            return
+        try:
+            copy = await self._orphans.copy(base)
+        except S3MountError as error:
+            log.warning("content of an open file goes with its name key=%r reason=%s", base.key, error)
+            return
+        self._copy, layers.base = copy.key, copy
+        if self._over():
+            self._drop()
+
+    def pin(self) -> None:
+        """The name has gone: all that can help is the version's id."""
+        base = self._layers.base
+        if base is not None and base.version_id is not None:
+            self._layers.base = replace(base, pinned=True)
+
+    def undo(self) -> None:
+        """The name stays: the file is what it was."""
+        self._layers.base = self._former
+        self._layers.unstage_base()
+        self._drop()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._closed = True
+        self._drop()
+
+    def _over(self) -> bool:
+        """Looked at anew after each wait."""
+        return self._closed
+
+    def _drop(self) -> None:
+        key, self._copy = self._copy, None
+        if key is not None:
+            self._orphans.drop(key)
+
+    async def _stage(self, base: Version) -> bool:
+        """Take what the base still shows into staging; whether there was room for all of it."""
+        layers, staging = self._layers, self._staging
+        buffer = memoryview(bytearray(min(STEP_BYTES, layers.base_stop)))
+        position = 0
+        while position < layers.base_stop and not self._over():
+            stop = min(position + len(buffer), layers.base_stop)
+            part = buffer[: stop - position]
+            if staging.ready(len(part)):
+                try:
+                    await self._blocks.read_into(base, position, part)
+                except S3MountError as error:
+                    log.info("content of an open file was not fetched key=%r reason=%s", base.key, error)
+                    break
+            if not staging.ready(len(part)):
+                break
+            if not self._over():
+                layers.stage_base(position, part)
+            position = stop
+        else:
+            return True
+        layers.unstage_base()
+        return False

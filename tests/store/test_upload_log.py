@@ -1,0 +1,120 @@
+"""Every multipart upload that S3Store opens is written in the journal until nothing of it is left, whatever fails."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from s3mount import errors
+from s3mount.config import MIB, Config
+from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.leftovers import Leftovers
+from s3mount.store.base import Headers
+from s3mount.store.s3 import S3Store
+from tests.proxy import FaultProxy, Rule
+from tests.running import run_trio
+from tests.servers import Server
+
+NO_HEADERS = Headers()
+BIG = bytes(range(256)) * (5 * MIB // 256)
+
+
+@pytest.fixture
+def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    for variable, value in seaweedfs.environment().items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with FaultProxy(seaweedfs.endpoint_url) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def life(proxy: FaultProxy, bucket: str, paper: PaperInMemory) -> AsyncIterator[tuple[S3Store, Leftovers]]:
+    """One life of a daemon: its store, and what cleans up after it."""
+    config = Config(
+        bucket=bucket,
+        endpoint_url=proxy.endpoint_url,
+        region="us-east-1",
+        copy_max_bytes=5 * MIB,
+        attempts_max=2,
+        backoff_base_seconds=0.01,
+        stall_timeout_seconds=2.0,
+        metadata_deadline_seconds=1.0,
+    )
+    journal = Journal(paper)
+    store = S3Store(config, upload_log=journal)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        yield store, Leftovers(store, journal, config, nursery)
+        nursery.cancel_scope.cancel()
+
+
+@run_trio
+async def test_an_upload_is_in_the_journal_from_its_start_to_its_end(proxy: FaultProxy, bucket: str) -> None:
+    paper = PaperInMemory()
+    async with life(proxy, bucket, paper) as (store, _):
+        complete = await store.create_upload("complete", NO_HEADERS)
+        aborted = await store.create_upload("aborted", NO_HEADERS)
+        left = await store.create_upload("left", NO_HEADERS)
+        assert [entry.upload_id for entry in Journal(_copy(paper)).left] == [complete.id, aborted.id, left.id]
+        await store.complete_upload(complete, [await store.upload_part(complete, 1, (b"x",))])
+        await store.abort_upload(aborted)
+        assert [entry.upload_id for entry in Journal(_copy(paper)).left] == [left.id]
+        assert store.counts["list_uploads"] == 0
+    async with life(proxy, bucket, paper) as (store, leftovers):
+        await leftovers.recover()
+        assert await store.list_uploads("") == ()
+        assert store.counts == {"abort_upload": 1, "list_uploads": 1}
+    assert Journal(paper).left == ()
+
+
+@run_trio
+async def test_a_large_copy_that_dies_half_way_is_cleaned_up_by_the_next_start(proxy: FaultProxy, bucket: str) -> None:
+    paper = PaperInMemory()
+    async with life(proxy, bucket, paper) as (store, _):
+        etag = (await store.put("s", (BIG, BIG, b"tail"), NO_HEADERS)).etag
+        await store.copy("s", "whole", source_etag=etag)
+        assert Journal(_copy(paper)).left == ()
+        proxy.add(Rule(fault="error", kind="copy_part", status=403, code="AccessDenied"))
+        proxy.add(Rule(fault="error", kind="abort_upload", status=403, code="AccessDenied"))
+        with pytest.raises(errors.AccessDenied):
+            await store.copy("s", "half", source_etag=etag)
+        proxy.clear()
+        assert [upload.key for upload in await store.list_uploads("")] == ["half"]
+    async with life(proxy, bucket, paper) as (store, leftovers):
+        await leftovers.recover()
+        assert await store.list_uploads("") == ()
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+@run_trio
+async def test_an_upload_opened_by_a_request_whose_reply_was_lost_is_aborted(
+    proxy: FaultProxy, bucket: str, repeated: bool
+) -> None:
+    """The first request had its effect unseen; its repetition succeeds, or is refused."""
+    paper = PaperInMemory()
+    async with life(proxy, bucket, paper) as (store, _):
+        proxy.add(Rule(fault="drop_reply", kind="create_upload", times=1))
+        if repeated:
+            known = {(await store.create_upload("k", NO_HEADERS)).id}
+        else:
+            proxy.add(Rule(fault="error", kind="create_upload", status=503, code="SlowDown"))
+            with pytest.raises(errors.LostReply):
+                await store.create_upload("k", NO_HEADERS)
+            known = set()
+        with trio.fail_after(20):
+            while {upload.id for upload in await store.list_uploads("k")} != known:  # noqa: ASYNC110  # a real server
+                await trio.sleep(0.1)
+        for upload in await store.list_uploads("k"):
+            await store.abort_upload(upload)
+        with trio.fail_after(20):
+            while Journal(_copy(paper)).left:  # noqa: ASYNC110  # as above
+                await trio.sleep(0.1)
+
+
+def _copy(paper: PaperInMemory) -> PaperInMemory:
+    """As a daemon finds it that is started after a kill at this moment."""
+    copied = PaperInMemory()
+    copied.content[:] = paper.content
+    return copied

@@ -1,0 +1,143 @@
+"""The journal: what survives the death of the process, what a damaged line costs, how large the file gets."""
+
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from s3mount.data.journal import LEFT_MAX, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
+from s3mount.store.base import Upload
+
+
+def reopened(path: Path) -> Journal:
+    return Journal(PaperFile(path))
+
+
+def opened(journal: Journal, key: str, upload_id: str) -> Upload:
+    upload = Upload(key, upload_id)
+    journal.opened(journal.begin(key, 5), upload)
+    return upload
+
+
+def test_what_was_begun_and_not_ended_is_left(tmp_path: Path) -> None:
+    journal = reopened(tmp_path / "journal")
+    journal.begin("intent", 17)
+    opened(journal, "ö\n", "id 1")
+    journal.ended(opened(journal, "complete", "id 2"))
+    journal.refused(journal.begin("refused", 18))
+    copy = journal.begin_copy("copy")
+    journal.strike(journal.begin_copy("gone"))
+    left = (Entry(1, "upload", "intent", 17), Entry(2, "upload", "ö\n", 5, "id 1"), Entry(copy, "copy", "copy", 0))
+    assert reopened(tmp_path / "journal").left == left
+    again = reopened(tmp_path / "journal")
+    assert again.left == left
+    assert again.knows("ö\n", "id 1")
+    assert not again.knows("ö\n", "id 2")
+    again.ended(Upload("ö\n", "id 1"))
+    assert again.begin("next", 19) == copy + 1
+    assert [entry.key for entry in reopened(tmp_path / "journal").left] == ["intent", "copy", "next"]
+
+
+@pytest.mark.parametrize("kept", range(0, 200, 7))
+def test_a_torn_tail_is_ignored_and_written_over(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    opened(journal, "first", "id 1")
+    opened(journal, "second", "id 2")
+    content = path.read_bytes()
+    path.write_bytes(content[:kept])
+    again = reopened(path)
+    whole = sum(content[:kept].count(line) for line in content.splitlines())
+    told = [("first", None), ("first", "id 1"), ("second", None), ("second", "id 2")][:whole]
+    assert [(entry.key, entry.upload_id) for entry in again.left] == list(dict(told).items())
+    opened(again, "third", "id 3")
+    assert [entry.key for entry in reopened(path).left][-1:] == ["third"]
+
+
+def test_a_damaged_line_costs_that_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    for number in range(3):
+        opened(journal, f"k{number}", f"id {number}")
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"k1", b"k7")
+    path.write_bytes(b"".join(lines))
+    assert [entry.key for entry in reopened(path).left] == ["k0", "k2"]
+
+
+def test_a_busy_journal_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    kept = opened(journal, "kept", "id")
+    for number in range(5000):
+        journal.ended(opened(journal, "k" * 100, f"id {number}"))
+        assert path.stat().st_size < 2 * REWRITE_BYTES
+    assert [(entry.key, entry.upload_id) for entry in reopened(path).left] == [("kept", kept.id)]
+    assert path.stat().st_size < 200
+
+
+def test_what_could_not_be_written_is_written_with_the_next_record(caplog: pytest.LogCaptureFixture) -> None:
+    class FullPaper(PaperInMemory):
+        full = False
+
+        def append(self, line: bytes) -> None:
+            if self.full:
+                super().append(line[:10])
+                raise OSError(errno.ENOSPC, "no space")
+            super().append(line)
+
+        def rewrite(self, content: bytes) -> None:
+            if self.full:
+                raise OSError(errno.ENOSPC, "no space")
+            super().rewrite(content)
+
+    paper = FullPaper()
+    journal = Journal(paper)
+    opened(journal, "first", "id 1")
+    paper.full = True
+    with caplog.at_level(logging.WARNING):
+        opened(journal, "second", "id 2")
+        opened(journal, "third", "id 3")
+    assert len(caplog.records) == 1
+    assert [entry.key for entry in Journal(_copy(paper)).left] == ["first"]
+    paper.full = False
+    opened(journal, "fourth", "id 4")
+    assert [entry.upload_id for entry in Journal(_copy(paper)).left] == ["id 1", "id 2", "id 3", "id 4"]
+
+
+def _copy(paper: PaperInMemory) -> PaperInMemory:
+    copied = PaperInMemory()
+    copied.content[:] = paper.content
+    return copied
+
+
+def test_entries_of_earlier_daemons_do_not_pile_up_for_ever() -> None:
+    paper = PaperInMemory()
+    journal = Journal(paper)
+    for number in range(LEFT_MAX + 5):
+        journal.begin_copy(f"k{number}")
+    left = Journal(paper).left
+    assert len(left) == LEFT_MAX
+    assert left[-1].key == f"k{LEFT_MAX + 4}"
+
+
+def test_an_upload_costs_three_small_appends() -> None:
+    written: list[int] = []
+
+    class CountingPaper(PaperInMemory):
+        def append(self, line: bytes) -> None:
+            written.append(len(line))
+            super().append(line)
+
+    journal = Journal(CountingPaper())
+    journal.ended(opened(journal, "k", "id"))
+    assert len(written) == 3
+    assert sum(written) < 200
+
+
+def test_a_link_in_the_place_of_the_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="journal"):
+        reopened(tmp_path / "journal")
+    assert not (tmp_path / "victim").exists()
