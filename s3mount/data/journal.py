@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 REWRITE_BYTES = 256 * 1024
 """History up to here is not worth writing the file anew."""
-LEFT_MAX = 10_000
-"""Entries taken over from earlier daemons: what cannot be removed must not pile up for ever. The latest stay."""
+ENTRIES_MAX = 10_000
+"""What cannot be removed must not pile up for ever: beyond, the oldest is left to the bucket's lifecycle rules."""
 
 Kind = Literal["upload", "copy"]
 
@@ -114,8 +114,6 @@ class Journal:
         self._paper = paper
         self.on_doubt: Callable[[Entry], None] = _nobody
         self._entries = _read(paper.read())
-        for number in list(self._entries)[:-LEFT_MAX]:
-            del self._entries[number]
         self._uploads = {
             (entry.key, entry.upload_id): entry.number
             for entry in self._entries.values()
@@ -154,7 +152,10 @@ class Journal:
 
     def opened(self, number: int, upload: Upload) -> None:
         self._opening.discard(number)
-        self._entries[number] = replace(self._entries[number], upload_id=upload.id)
+        entry = self._entries.get(number)
+        if entry is None:
+            return
+        self._entries[number] = replace(entry, upload_id=upload.id)
         self._uploads[upload.key, upload.id] = number
         self._write({"entry": number, "id": upload.id})
 
@@ -166,7 +167,9 @@ class Journal:
     def doubted(self, number: int) -> None:
         """Nobody knows whether the upload was opened."""
         self._opening.discard(number)
-        self.on_doubt(self._entries[number])
+        entry = self._entries.get(number)
+        if entry is not None:
+            self.on_doubt(entry)
 
     def ended(self, upload: Upload) -> None:
         """The upload is complete or aborted."""
@@ -187,6 +190,7 @@ class Journal:
         entry = self._entries.pop(number, None)
         if entry is None:
             return
+        self._opening.discard(number)
         if entry.upload_id is not None:
             self._uploads.pop((entry.key, entry.upload_id), None)
         self._write({"entry": number, "done": True})
@@ -194,6 +198,8 @@ class Journal:
     # inside
 
     def _add(self, kind: Kind, key: str, at_ns: int) -> int:
+        while len(self._entries) >= ENTRIES_MAX:
+            self.strike(next(iter(self._entries)))
         self._last += 1
         entry = self._entries[self._last] = Entry(self._last, kind, key, at_ns)
         self._write(_record(entry))

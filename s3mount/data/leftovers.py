@@ -32,6 +32,7 @@ LOOKS_MAX = 1_000
 """Uploads in doubt that are looked for at a time; those beyond are left to the next start."""
 
 Outcome = Literal["removed", "absent", "kept"]
+"""absent: nothing there, or nothing that is known to be ours."""
 
 
 class Leftovers:
@@ -60,19 +61,25 @@ class Leftovers:
     async def recover(self) -> None:
         """Remove what the journal names from earlier daemons."""
         outcomes: Counter[tuple[str, Outcome]] = Counter()
+        reason: Exception | None = None
 
         async def remove(entry: Entry) -> None:
-            outcomes[entry.kind, await self._remove(entry)] += 1
+            nonlocal reason
+            outcome, error = await self._remove(entry)
+            outcomes[entry.kind, outcome] += 1
+            reason = error or reason
 
         async with trio.open_nursery() as nursery:
             for entry in self._journal.left:
                 nursery.start_soon(remove, entry)
-        kept = outcomes["upload", "kept"] + outcomes["copy", "kept"]
         if outcomes:
+            kept = outcomes["upload", "kept"] + outcomes["copy", "kept"]
             log.info(
                 "leftovers of an earlier run were removed uploads=%d copies=%d absent=%d kept=%d",
                 outcomes["upload", "removed"], outcomes["copy", "removed"], outcomes["upload", "absent"], kept,
             )  # fmt: skip
+        if reason is not None:
+            log.warning("leftovers were not removed, the next start tries again last_reason=%s", reason)
 
     def _look_soon(self, entry: Entry) -> None:
         if self._looks < LOOKS_MAX:
@@ -81,27 +88,31 @@ class Leftovers:
 
     async def _look(self, entry: Entry) -> None:
         try:
-            if await self._remove(entry) == "removed":
-                log.info("upload opened by a request without a reply was aborted key=%r", entry.key)
+            outcome, error = await self._remove(entry)
         finally:
             self._looks -= 1
+        if outcome == "removed":
+            log.info("upload opened by a request without a reply was aborted key=%r", entry.key)
+        elif error is not None:
+            log.warning("upload was not looked for, the next start will key=%r reason=%s", entry.key, error)
 
-    async def _remove(self, entry: Entry) -> Outcome:
+    async def _remove(self, entry: Entry) -> tuple[Outcome, Exception | None]:
+        """What became of it, and why it was kept."""
         try:
             if entry.kind == "copy":
-                return await self._delete(entry)
+                return await self._delete(entry), None
             if entry.upload_id is not None:
-                return await self._abort(Upload(entry.key, entry.upload_id))
-            return await self._find(entry)
-        except NotImplementedByStore as error:
-            # It will not be able to tomorrow either.
-            log.warning("leftover cannot be looked for key=%r reason=%s", entry.key, error)
+                return await self._abort(Upload(entry.key, entry.upload_id)), None
+            return await self._find(entry), None
+        except NotImplementedByStore:
+            # Nor will it be able to tomorrow.
             self._journal.strike(entry.number)
+            return "absent", None
         except S3MountError as error:
-            log.warning("leftover was not removed, the next start tries again key=%r reason=%s", entry.key, error)
-        except Exception:
+            return "kept", error
+        except Exception as error:
             log.exception("removal of a leftover met a bug key=%r", entry.key)
-        return "kept"
+            return "kept", error
 
     async def _delete(self, entry: Entry) -> Outcome:
         assert entry.key.startswith(self._copies_prefix), entry
@@ -119,25 +130,25 @@ class Leftovers:
         """At once, and again when our request can have no effect any more."""
         until_ns = entry.at_ns + self._window_ns
         found: list[Upload] = []
-        for last in (False, True):
+        for last in (self._wall_ns() >= until_ns, True):
             try:
                 found = await self._candidates(entry, until_ns)
             except Unavailable:
                 if last:
                     raise
-            if len(found) == 1:
-                async with self._limit:
-                    await self._store.abort_upload(found[0])
-            elif found:
-                log.warning(
-                    "several uploads may be one of ours, none was aborted key=%r uploads=%s",
-                    entry.key,
-                    ",".join(upload.id for upload in found),
-                )
-            left_ns = until_ns - self._wall_ns()
-            if found or last or left_ns <= 0:
+            if found or last:
                 break
-            await trio.sleep(min(left_ns, self._window_ns + SLACK_NS) / 1e9)
+            left_ns = until_ns - self._wall_ns()
+            await trio.sleep(max(0, min(left_ns, self._window_ns + SLACK_NS)) / 1e9)
+        if len(found) == 1:
+            async with self._limit:
+                await self._store.abort_upload(found[0])
+        elif found:
+            log.warning(
+                "several uploads may be one of ours, none was aborted key=%r uploads=%s",
+                entry.key,
+                ",".join(upload.id for upload in found),
+            )
         self._journal.strike(entry.number)
         return "removed" if len(found) == 1 else "absent"
 

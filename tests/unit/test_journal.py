@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.data.journal import LEFT_MAX, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
+from s3mount.data.journal import ENTRIES_MAX, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
 from s3mount.store.base import Upload
 
 
@@ -112,14 +112,20 @@ def _copy(paper: PaperInMemory) -> PaperInMemory:
     return copied
 
 
-def test_entries_of_earlier_daemons_do_not_pile_up_for_ever() -> None:
+def test_what_cannot_be_removed_does_not_pile_up_for_ever() -> None:
     paper = PaperInMemory()
     journal = Journal(paper)
-    for number in range(LEFT_MAX + 5):
+    oldest = journal.begin("k", 0)
+    for number in range(ENTRIES_MAX + 5):
         journal.begin_copy(f"k{number}")
+    assert len(journal) == ENTRIES_MAX
+    assert not journal.opening("k")
+    journal.opened(oldest, Upload("k", "id"))
+    journal.doubted(oldest)
+    journal.ended(Upload("k", "id"))
     left = Journal(paper).left
-    assert len(left) == LEFT_MAX
-    assert left[-1].key == f"k{LEFT_MAX + 4}"
+    assert len(left) == ENTRIES_MAX
+    assert left[-1].key == f"k{ENTRIES_MAX + 4}"
 
 
 def test_an_upload_costs_three_small_appends() -> None:

@@ -200,6 +200,7 @@ async def test_what_could_not_be_removed_is_left_to_the_next_start(caplog: pytes
     with caplog.at_level(logging.INFO, "s3mount"):
         await next_start(store, paper)
     assert "uploads=2 copies=0 absent=0 kept=2" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert [upload.key for upload in store.uploads.values()] == ["k1"]
     assert await next_start(store, paper) == {"abort_upload": 1, "delete": 1}
     assert not store.uploads
@@ -221,6 +222,17 @@ async def test_a_store_that_fails_at_first_is_asked_again_at_the_end_of_the_wind
     await killed_while_opening(store, paper, "k")
     store.fail("list_uploads", Unavailable("503"))
     assert await next_start(store, paper) == {"list_uploads": 2, "abort_upload": 1}
+    assert not store.uploads
+
+
+@run_virtual
+async def test_an_old_intent_is_kept_while_the_store_does_not_answer() -> None:
+    store, paper = bucket(), PaperInMemory()
+    await killed_while_opening(store, paper, "k")
+    await trio.sleep(1000)
+    store.fail("list_uploads", Unavailable("503"))
+    assert await next_start(store, paper) == {"list_uploads": 1}
+    assert await next_start(store, paper) == {"list_uploads": 1, "abort_upload": 1}
     assert not store.uploads
 
 

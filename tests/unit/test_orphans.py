@@ -10,11 +10,12 @@ import trio
 from s3mount.config import MIB, Config
 from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.data.leftovers import Leftovers
-from s3mount.errors import AccessDenied, LostReply, NotImplementedByStore, Stale, StoreError, Unavailable
+from s3mount.data.version import Version
+from s3mount.errors import AccessDenied, Busy, LostReply, NotImplementedByStore, Stale, StoreError, Unavailable
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
-from tests.unit.files import pattern
+from tests.unit.files import created, pattern, storage_on
 
 LARGE = pattern(20 * MIB, 1)
 SMALL = pattern(3 * MIB, 2)
@@ -361,6 +362,33 @@ async def test_a_file_renamed_during_the_upload_of_an_edit_has_it_under_its_new_
         assert store.body("g") == expected
         assert not store.uploads
         assert len(journal(store)) == 0
+
+
+@run_virtual
+async def test_a_file_whose_upload_cannot_be_sent_again_is_not_renamed_and_is_stored_under_its_name() -> None:
+    """EBUSY if staging was dropped."""
+    store = MemoryStore()
+    body = pattern(MIB)
+
+    async def move(version: Version) -> Version:
+        raise AssertionError("nothing may be moved")
+
+    async with storage_on(store, limit=32 * MIB) as storage, trio.open_nursery() as nursery:
+        file = created(storage, "f")
+        for offset in range(0, 80 * MIB, MIB):
+            await file.write(offset, body)
+        store.latency_seconds = 10.0
+        nursery.start_soon(file.flush)
+        await trio.sleep(1)
+        assert file.busy
+        with pytest.raises(Busy):
+            await file.rename("g", move)
+        await trio.sleep(200)
+        assert store.keys() == ["f"]
+        assert store.body("f") == body * 80
+        assert not file.dirty
+        file.close()
+    assert not store.uploads
 
 
 @run_virtual
