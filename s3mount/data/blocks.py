@@ -123,6 +123,11 @@ class BlockCache:
         """Whether the first block is here."""
         return self.peek(version, 0, min(version.size, self.block_bytes)) is not None
 
+    def version_id(self, version: Version) -> str | None:
+        """The id that the first block, if it is here, has come with."""
+        run = self._index.get(version, {}).get(0)
+        return None if run is None else run.version.version_id
+
     # fetching
 
     async def read_into(self, version: Version, start: int, into: memoryview) -> None:
@@ -198,8 +203,7 @@ class BlockCache:
             expected = min(info.size, self.block_bytes)
             if count not in (0, expected):
                 raise BadReply(f"GET {version.key!r}: {count} bytes instead of {expected}")
-            same = info.etag == version.etag and info.size == version.size
-            self._keep(version if same else Version(version.key, info.etag, info.size), memory, expected)
+            self._keep(Version(version.key, info.etag, info.size, info.version_id), memory, expected)
         except NotFound as error:
             raise Changed(f"{version.key!r} is gone", None) from error
         except RangeNotSatisfiable:

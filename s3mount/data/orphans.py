@@ -124,8 +124,7 @@ class Keeping:
         base = self._former = layers.base
         if base is None or self._over() or not layers.content().kept(layers.base_stop):
             return
-        if base.version_id is not None:
-            layers.base = replace(base, pinned=True)
+        if self.pin():
             return
         if layers.base_stop <= STAGED_MAX_BYTES and await self._stage(base):
             return
@@ -138,11 +137,15 @@ class Keeping:
         if self._over():
             self._drop()
 
-    def pin(self) -> None:
-        """The name has gone: all that can help is the version's id."""
+    def pin(self) -> bool:
+        """Read the base by its version's id from now on; whether that is known."""
         base = self._layers.base
-        if base is not None and base.version_id is not None:
-            self._layers.base = replace(base, pinned=True)
+        if base is None:
+            return False
+        version_id = base.version_id or self._blocks.version_id(base)
+        if version_id is not None:
+            self._layers.base = replace(base, version_id=version_id, pinned=True)
+        return version_id is not None
 
     def undo(self) -> None:
         """The name stays: the file is what it was."""

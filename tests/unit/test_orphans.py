@@ -308,6 +308,27 @@ async def test_where_the_bucket_keeps_versions_nothing_is_copied(tmp_path: Path,
 
 
 @run_virtual
+async def test_the_id_of_a_version_that_was_here_already_is_known(tmp_path: Path) -> None:
+    """Opens that bring no id: one that the store answered with 304, and the one that ESTALE sent round again."""
+    store = MemoryStore(versioned=True)
+    store.place("f", LARGE)
+    store.place("g", SMALL)
+    async with mounted(store, tmp_path) as kernel:
+        await kernel.close(await kernel.open("f"))
+        again = await kernel.open("f")
+        await kernel.ino("g")
+        store.place("g", LARGE[::-1])
+        changed = await kernel.open("g")
+        await kernel.unlink("f")
+        await kernel.unlink("g")
+        assert store.counts["copy"] == 0
+        assert await kernel.pread(again, 0, 1 << 30) == LARGE
+        assert await kernel.pread(changed, 0, 1 << 30) == LARGE[::-1]
+        for handle in (again, changed):
+            await kernel.close(handle)
+
+
+@run_virtual
 async def test_a_version_that_another_client_replaces_is_read_on_by_its_id(tmp_path: Path) -> None:
     store = MemoryStore(versioned=True)
     store.place("f", LARGE)
