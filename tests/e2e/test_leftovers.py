@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.e2e.material import MIB, Background, write_pattern
 from tests.e2e.mounting import Mounted, Mounts, Place, eventually, finish, hear, python, say
 from tests.e2e.watchdog import detach
 from tests.proxy import FaultProxy
-from tests.servers import boto
+from tests.servers import Server, boto, make_bucket
 
 LARGE_BYTES = 40 * MIB
 ORPHANS = ".s3mount/orphans/"
@@ -177,6 +178,31 @@ def test_what_an_unlinked_open_file_needed_is_swept_after_a_kill(mounts: Mounts,
         (mount.root / "other").unlink()
         assert len(orphans(place)) == 1
     assert eventually(lambda: place.names() == [])
+
+
+def test_where_the_bucket_keeps_versions_nothing_is_copied(mounts: Mounts, seaweedfs: Server, large: Path) -> None:
+    """Old content stays readable through its handles after unlink, after rename over it, and after another client has
+    replaced it."""
+    bucket = make_bucket(seaweedfs, f"versions-{secrets.token_hex(4)}")
+    boto(seaweedfs).put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    place = Place(seaweedfs, bucket, "")
+    for name in ("unlinked", "replaced", "changed"):
+        place.put(name, large.read_bytes())
+    place.put("new", b"new")
+    root = mounts.start(place=place).root
+    with (
+        (root / "unlinked").open("rb") as one,
+        (root / "replaced").open("rb") as two,
+        (root / "changed").open("rb") as three,
+    ):
+        (root / "unlinked").unlink()
+        (root / "new").rename(root / "replaced")
+        place.put("changed", b"changed")
+        assert place.names() == ["changed", "replaced"]
+        for reader in (one, two, three):
+            assert reader.read() == large.read_bytes()
+    assert (root / "replaced").read_bytes() == b"new"
+    assert (root / "changed").read_bytes() == b"changed"
 
 
 RENAMED = """
