@@ -150,13 +150,12 @@ class Handles:
             state, file = inode.own, self._file(self.get(fh))
             try:
                 await self._truncate_stored(state, file, size)
-            except BaseException:
-                self._tree.background(self.release, fh)
-                raise
-            if file.dirty:
-                self._tree.background(self.release, fh)
-            else:
-                await self.release(fh)
+            finally:
+                # What failed is dropped now, without a wait: a second try must not join it and be dropped too.
+                if file.dirty and not state.told:
+                    self._tree.background(self.release, fh)
+                else:
+                    await self.release(fh)
         inode.own.mtime_ns = inode.own.ctime_ns = self._tree.wall_ns()
 
     async def _truncate_stored(self, state: State, file: File, size: int) -> None:

@@ -304,6 +304,20 @@ async def test_truncate_by_path_stores_before_it_returns(tmp_path: Path) -> None
 
 
 @run_virtual
+async def test_a_truncation_that_failed_succeeds_only_when_the_second_try_has_stored_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"123456")
+    async with mounted(store, tmp_path) as kernel:
+        store.fail("put", Unavailable("down"))
+        with pytest.raises(Unavailable):
+            await kernel.truncate("f", 3)
+        await kernel.truncate("f", 3)
+        assert store.body("f") == b"123"
+        await trio.sleep(100)
+        assert await kernel.read("f") == b"123"
+
+
+@run_virtual
 async def test_truncate_of_a_file_changed_elsewhere_applies_to_the_new_content(tmp_path: Path) -> None:
     store = MemoryStore()
     store.place("f", b"0123456789")
