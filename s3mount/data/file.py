@@ -364,8 +364,8 @@ class File:
 
     async def _delete_object(self, base: Version | None) -> None:
         store = self._storage.store
-        if base is None:
-            return
+        if base is None or base.key != self.key:
+            return  # a rename of unknown outcome has left the bytes at its target only
         condition = ALWAYS if self._syncing.unconditional else Condition(etag=base.etag)
         try:
             await store.delete(base.key, condition)

@@ -13,10 +13,11 @@ from s3mount.data.layers import Layers
 from s3mount.data.publishing import Epoch, publish
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
-from s3mount.data.version import Version
+from s3mount.data.version import HalfMoved, Version
 from s3mount.errors import (
     Busy,
     FileSystemError,
+    LostReply,
     NoSuchUpload,
     NotFound,
     NotImplementedByStore,
@@ -60,7 +61,8 @@ class Syncing:
     ) -> None:
         # The mutable state: the attempt that runs and the one that waits behind it; the epoch that is being uploaded;
         # the stream that the next epoch completes; the gate that rename and unlink close; whether the next upload is
-        # unconditional; etags that uploads of unknown outcome would have left; the error that every sync answers.
+        # unconditional; etags that uploads of unknown outcome would have left; whether a removal of unknown outcome may
+        # have taken the base away, and the copy a rename had made by then; the error that every sync answers.
         self._storage = storage
         self._layers = layers
         self._on_stored = on_stored
@@ -77,6 +79,8 @@ class Syncing:
         self._gate: trio.Event | None = None
         self._doubts: set[str | None] = set()
         self._found: Condition | None = None
+        self._removed = False
+        self._copied: Version | None = None
 
     @property
     def condition(self) -> Condition:
@@ -139,7 +143,7 @@ class Syncing:
                 # Whatever the name held is replaced, as rename(2) does.
                 self.unconditional = True
             else:
-                self._layers.base = await move(self._layers.base)
+                self._layers.base = await self._moved(self._layers.base, move)
             self.key = key
         finally:
             self._open_gate()
@@ -153,11 +157,22 @@ class Syncing:
                     self.epoch.scope.cancel()
                 await self.epoch.ended.wait()
             await self._resolve_doubts()
-            await remove()
+            try:
+                await remove()
+            except LostReply:
+                self._doubt_removal()
+                raise
             self.orphan = True
             self.drop_stream()
         finally:
             self._open_gate()
+
+    async def _moved(self, base: Version, move: Callable[[Version], Awaitable[Version]]) -> Version:
+        try:
+            return await move(base)
+        except HalfMoved as half:
+            self._doubt_removal(half.copy)
+            raise half.reason from half
 
     async def settle(self) -> bool:
         """The base is not in the bucket: whether an upload of our own, whose end was awaited, may be the reason."""
@@ -335,6 +350,17 @@ class Syncing:
         if epoch.publishing:
             self._doubts.add(epoch.expected_etag)
 
+    def _doubt_removal(self, copied: Version | None = None) -> None:
+        """The name should have lost its object, which `copied` has the bytes of, and nobody knows whether it did."""
+        base = self._layers.base
+        if base is not None:
+            self._doubts.add(base.etag)
+            self._removed, self._copied = True, copied
+
+    def _doubtless(self) -> None:
+        self._doubts.clear()
+        self._removed, self._copied = False, None
+
     async def _resolve_doubts(self) -> None:
         """See what uploads of unknown outcome have left, and be conditional on that from now on."""
         if not self._doubts:
@@ -342,9 +368,11 @@ class Syncing:
         try:
             info = await self._storage.store.head(self.key)
         except NotFound:
-            if self._doubts and self.unconditional:
+            if self._doubts and (self.unconditional or self._removed):
                 self._found = ABSENT
-            self._doubts.clear()
+            if self._doubts and self._copied is not None:
+                self._layers.base = self._copied
+            self._doubtless()
             return
         if not self._doubts:
             return  # a reader and a sync asked at the same time
@@ -355,7 +383,7 @@ class Syncing:
             self.drop_stream()
         elif self.unconditional:
             self._found = Condition(etag=info.etag)
-        self._doubts.clear()
+        self._doubtless()
 
 
 def _nothing(_start: int, _stop: int) -> None:

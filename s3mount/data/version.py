@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from s3mount.errors import Stale
+from s3mount.errors import S3MountError, Stale, StoreError
 from s3mount.store.base import ObjectInfo
 
 
@@ -25,3 +25,12 @@ class Changed(Stale):
     def __init__(self, message: str, info: ObjectInfo | None) -> None:
         super().__init__(message)
         self.info = info
+
+
+class HalfMoved(S3MountError):
+    """A move made `copy`; whether the object is at its former key still, nobody knows, by `reason`."""
+
+    def __init__(self, copy: Version, reason: StoreError) -> None:
+        super().__init__(str(reason))
+        self.copy = copy
+        self.reason = reason

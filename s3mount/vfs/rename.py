@@ -14,13 +14,14 @@ from typing import NamedTuple
 import trio
 
 from s3mount.data.file import File
-from s3mount.data.version import Version
+from s3mount.data.version import HalfMoved, Version
 from s3mount.errors import (
     BadReply,
     Busy,
     Exists,
     Invalid,
     IsADirectory,
+    LostReply,
     NotADirectory,
     NotFound,
     NotSupported,
@@ -136,15 +137,18 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) 
         nonlocal forsaken
         if version.etag in moves:
             return moves[version.etag]
+        if version.key == key:
+            return version  # an earlier try had done it all
         stored = await tree.store.copy(version.key, key, source_etag=version.etag)
         while (late := _opened_meanwhile(target, forsaken)) is not None:
             # What was stored through it may have replaced the copy; the source is still there.
             forsaken = late
             await late.superseded()
             stored = await tree.store.copy(version.key, key, source_etag=version.etag)
-        await _delete_moved(tree, version)
-        moves[version.etag] = Version(key, stored.etag, version.size, stored.version_id)
-        return moves[version.etag]
+        moved = Version(key, stored.etag, version.size, stored.version_id)
+        await _delete_moved(tree, version, moved)
+        moves[version.etag] = moved
+        return moved
 
     file, base = state.file, None
     if file is not None:
@@ -157,6 +161,8 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) 
         except (NotFound, PreconditionFailed) as error:
             _distrust(tree, inode)
             raise Stale(f"{inode.path}: the object is another version now") from error
+        except HalfMoved as half:
+            raise half.reason from half
     while state.file is not None and state.file is not file:
         # The last handle went meanwhile, or there was none, and another came: it knows the version by its old key.
         file = state.file
@@ -188,15 +194,21 @@ def _distrust(tree: Tree, inode: Inode) -> None:
 
 
 async def _move_version(tree: Tree, key: str, version: Version) -> Version:
-    """Copy one version to another key and delete it. Raises NotFound and PreconditionFailed before anything changed."""
+    """Copy one version to another key and delete it. Raises NotFound and PreconditionFailed before anything changed,
+    HalfMoved."""
+    if version.key == key:
+        return version  # an earlier try had done it all
     stored = await tree.store.copy(version.key, key, source_etag=version.etag)
-    await _delete_moved(tree, version)
-    return Version(key, stored.etag, version.size, stored.version_id)
+    moved = Version(key, stored.etag, version.size, stored.version_id)
+    await _delete_moved(tree, version, moved)
+    return moved
 
 
-async def _delete_moved(tree: Tree, version: Version) -> None:
+async def _delete_moved(tree: Tree, version: Version, moved: Version) -> None:
     try:
         await tree.store.delete(version.key, Condition(etag=version.etag))
+    except LostReply as error:
+        raise HalfMoved(moved, error) from error
     except PreconditionFailed:
         log.warning("rename left a newer object at its old name key=%s", escaped(version.key))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.errors import Exists, Invalid, IsADirectory, NotADirectory, NotEmpty, Unavailable
+from s3mount.errors import Exists, Invalid, IsADirectory, LostReply, NotADirectory, NotEmpty, Unavailable
 from s3mount.store.base import Headers
 from tests.kernel_model import mounted
 from tests.memory_store import MemoryStore
@@ -140,6 +140,58 @@ async def test_a_failed_copy_leaves_the_source_and_no_target(tmp_path: Path) -> 
         assert store.keys() == ["f"]
         assert await kernel.listdir() == ["f"]
         assert await kernel.read("f") == b"content"
+
+
+@pytest.mark.parametrize("again", [False, True])
+@run_virtual
+async def test_a_move_of_an_open_file_that_lost_its_last_reply_loses_no_byte_and_is_no_conflict(
+    tmp_path: Path, again: bool
+) -> None:
+    """The old object is gone, the copy is there, and mv has failed: both names are good for going on."""
+    store = MemoryStore()
+    store.place("f", b"old")
+    async with mounted(store, tmp_path) as kernel:
+        fh = await kernel.open("f", os.O_RDWR)
+        await kernel.fs.write(fh, 3, b", new")
+        store.fail("delete", LostReply("lost"), when="after")
+        with pytest.raises(LostReply):
+            await kernel.rename("f", "g")
+        assert store.keys() == ["g"]
+        assert bytes(await kernel.fs.read(fh, 0, 100)) == b"old, new"
+        if again:
+            await kernel.rename("f", "g")
+        await kernel.close(fh)
+        assert store.body("g" if again else "f") == b"old, new"
+        assert store.keys() == (["g"] if again else ["f", "g"])
+
+
+@run_virtual
+async def test_an_unlink_after_a_move_that_lost_its_last_reply_leaves_the_copy_alone(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"old")
+    async with mounted(store, tmp_path) as kernel:
+        fh = await kernel.open("f", os.O_RDWR)
+        store.fail("delete", LostReply("lost"), when="after")
+        with pytest.raises(LostReply):
+            await kernel.rename("f", "g")
+        await kernel.unlink("f")
+        await kernel.close(fh)
+        assert store.keys() == ["g"]
+
+
+@run_virtual
+async def test_an_open_file_whose_unlink_lost_its_reply_is_stored_anew_without_a_conflict(tmp_path: Path) -> None:
+    """rm has failed, so the name is there."""
+    store = MemoryStore()
+    store.place("f", b"old")
+    async with mounted(store, tmp_path) as kernel:
+        fh = await kernel.open("f", os.O_RDWR)
+        store.fail("delete", LostReply("lost"), when="after")
+        with pytest.raises(LostReply):
+            await kernel.unlink("f")
+        await kernel.fs.write(fh, 3, b", new")
+        await kernel.close(fh)
+        assert store.body("f") == b"old, new"
 
 
 @run_virtual
