@@ -123,6 +123,7 @@ class MemoryStore:
         parts_max: int = S3_PARTS_MAX,
         copies_parts: Ability = "kept",
         conditions: Ability = "kept",
+        etag_of: Callable[[bytes], str] | None = None,
     ) -> None:
         self.objects: dict[str, MemoryObject] = {}
         self.versions: dict[tuple[str, str], MemoryObject] = {}
@@ -137,6 +138,7 @@ class MemoryStore:
         self.latency_seconds = latency_seconds
         self.piece_bytes = piece_bytes
         self._clock_ns = clock_ns
+        self._etag_of = etag_of or _etag
         self._part_min_bytes = part_min_bytes
         self._page_max = page_max
         self._versioned = versioned
@@ -153,7 +155,7 @@ class MemoryStore:
 
     def place(self, key: str, body: bytes = b"", headers: Headers = NO_HEADERS, **others: object) -> MemoryObject:
         """Put an object as another client would; `others` are fields of MemoryObject."""
-        stored = self._object(body, _etag(body), headers)
+        stored = self._object(body, self._etag_of(body), headers)
         if others:
             stored = replace(stored, **others)  # type: ignore[arg-type]
         self._store(key, stored)
@@ -253,7 +255,7 @@ class MemoryStore:
         _check_metadata(headers)
         self._check("PUT", key, condition)
         self.sent_bytes += len(whole)
-        stored = self._store(key, self._object(whole, _etag(whole), headers))
+        stored = self._store(key, self._object(whole, self._etag_of(whole), headers))
         await self._end(call)
         return stored
 
@@ -273,7 +275,7 @@ class MemoryStore:
         if source == target and headers is None:
             raise Refused("a copy onto itself must change something", code="InvalidRequest", status=400)
         kept = found.headers if headers is None else replace(headers, tags=found.headers.tags)
-        stored = self._store(target, self._object(found.body, _etag(found.body), kept))
+        stored = self._store(target, self._object(found.body, self._etag_of(found.body), kept))
         await self._end(call)
         return stored
 
@@ -334,9 +336,9 @@ class MemoryStore:
         call = await self._begin(Call("complete_upload", upload.key, number=len(parts)))
         opened = self._upload(upload)
         bodies = self._chosen(opened, parts)
+        digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
         self._check("COMPLETE", upload.key, condition)
-        digest = hashlib.md5(b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)).hexdigest()
-        whole = self._object(b"".join(bodies), f'"{digest}-{len(bodies)}"', opened.headers)
+        whole = self._object(b"".join(bodies), f'"{hashlib.md5(digests).hexdigest()}-{len(bodies)}"', opened.headers)
         del self.uploads[upload.id]
         # As in S3, a multipart object is as old as its initiation.
         stored = self._store(upload.key, replace(whole, last_modified_ns=opened.started_ns))
@@ -444,7 +446,7 @@ class MemoryStore:
         if number > self._parts_max:
             self.refusals += 1
             raise Refused(f"part number {number}", code="InvalidArgument", status=400)
-        etag = _etag(body)
+        etag = self._etag_of(body)
         self._upload(upload).parts[number] = (body, etag)
         return Part(number, etag, len(body))
 

@@ -78,16 +78,21 @@ async def storage_of(
         )
         yield storage
         await trio.sleep(1000)
-        assert storage.budget.live_bytes == 0, storage
-        assert storage.budget.reserved_bytes == 0, storage
-        assert storage.budget.freeing == 0, storage
-        assert storage.staging.chunks <= 1, storage
-        assert storage.blocks._in_flight_bytes == 0, storage
-        assert storage.loader._taken_bytes == 0
-        assert not storage._offers
-        assert storage._parts_ahead == 0
-        assert storage.sequential_readers == 0
-        assert storage.buffers.used_bytes == storage.blocks.used_bytes + storage.staging.chunks_in_memory * MIB
+        resting(storage)
+
+
+def resting(storage: Storage) -> None:
+    """With no file open and nothing under way every budget is back at zero."""
+    assert storage.budget.live_bytes == 0, storage
+    assert storage.budget.reserved_bytes == 0, storage
+    assert storage.budget.freeing == 0, storage
+    assert storage.staging.chunks <= 1, storage
+    assert storage.blocks._in_flight_bytes == 0, storage
+    assert storage.loader._taken_bytes == 0
+    assert not storage._offers
+    assert storage._parts_ahead == 0
+    assert storage.sequential_readers == 0
+    assert storage.buffers.used_bytes == storage.blocks.used_bytes + storage.staging.chunks_in_memory * MIB
 
 
 def ignore(_file: File, _stored: Stored) -> None:

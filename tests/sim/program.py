@@ -1,0 +1,260 @@
+"""A program over the kernel model: system calls that tell the oracle what they attempt and what they were promised.
+
+It keeps what each file it has open must contain, as a program knows what it wrote. Two characters: one gives up at the
+first error, closes what it has open and lets its caller start over; the other makes the call again, which must do.
+"""
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+import trio
+
+from s3mount.errors import S3MountError
+from tests.kernel_model import Kernel
+from tests.sim.failing_store import FailingStore
+from tests.sim.oracle import Broken, Oracle
+
+T = TypeVar("T")
+Character = Literal["gives-up", "insists"]
+THINKING_SECONDS = 0.002
+"""Between two calls, so that what is sent ahead gets its turn."""
+PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Node:
+    """A file that is open: its path, None once unlinked; what it contains; whether a FLUSH would store nothing yet;
+    whether nothing changed since it was stored, so that a sync promises nothing new."""
+
+    path: str | None
+    content: bytearray
+    handles: int = 0
+    pristine: bool = False
+    clean: bool = False
+    going: bool = False
+    """An unlink is under way: what a sync promises meanwhile is promised to nobody."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """An open file description."""
+
+    fh: int
+    node: Node
+
+
+class Program:
+    """See the module. The mutable state is what is open."""
+
+    def __init__(self, kernel: Kernel, store: FailingStore, oracle: Oracle, character: Character) -> None:
+        self._kernel = kernel
+        self._store = store
+        self._oracle = oracle
+        self._character = character
+        self._hits_before = len(store.hits)
+        self._nodes: dict[str, Node] = {}
+        self._open: list[Opened] = []
+        self.calls: list[str] = []
+
+    # files
+
+    async def open(self, path: str, flags: int) -> Opened:
+        fh = await self._call(f"open {path} {flags:#o}", lambda: self._kernel.open(path, flags))
+        node = self._nodes.get(path)
+        if node is None:
+            found = self._oracle.pending.get(path)
+            if found is None and path in self._kernel.store.objects:
+                found = self._kernel.store.body(path)
+            node = self._nodes[path] = Node(
+                path, bytearray(found or b""), pristine=found is None, clean=found is not None
+            )
+        if flags & os.O_TRUNC:
+            node.content.clear()
+            node.pristine, node.clean = True, False
+        node.handles += 1
+        opened = Opened(fh, node)
+        self._open.append(opened)
+        return opened
+
+    async def write(self, opened: Opened, content: bytes, offset: int | None = None) -> None:
+        """pwrite(2), in pieces; without an offset at the end."""
+        node = opened.node
+        start = len(node.content) if offset is None else offset
+        for done in range(0, len(content), PIECE_BYTES):
+            piece = content[done : done + PIECE_BYTES]
+            at = start + done
+            await self._call(f"write {node.path} {at}", partial(self._kernel.fs.write, opened.fh, at, piece))
+            node.content[at : at + len(piece)] = piece
+            node.pristine = node.clean = False
+
+    async def ftruncate(self, opened: Opened, size: int) -> None:
+        await self._call(f"ftruncate {opened.node.path} {size}", lambda: self._kernel.ftruncate(opened.fh, size))
+        _resize(opened.node.content, size)
+        opened.node.pristine = size == 0 and opened.node.pristine
+        opened.node.clean = False
+
+    async def truncate(self, path: str, size: int) -> None:
+        """truncate(2) by path, of a file that nobody has open: stored by the call, or soon after it."""
+        content = bytearray(self._kernel.store.body(path))
+        _resize(content, size)
+        self._oracle.attempt(path, bytes(content))
+        await self._call(f"truncate {path} {size}", lambda: self._kernel.truncate(path, size))
+        self._oracle.pending[path] = bytes(content)
+
+    async def fsync(self, opened: Opened) -> None:
+        await self._sync(f"fsync {opened.node.path}", opened, lambda: self._kernel.fs.fsync(opened.fh), stores=True)
+        opened.node.pristine = False
+
+    async def close(self, opened: Opened) -> None:
+        """FLUSH, again if it failed and the program insists, as close of a duplicate would; and RELEASE."""
+        node = opened.node
+        failed = True
+        try:
+            await self._sync(
+                f"close {node.path}", opened, lambda: self._kernel.fs.flush(opened.fh), stores=not node.pristine
+            )
+            failed = False
+        finally:
+            self._open.remove(opened)
+            node.handles -= 1
+            if not node.handles and node.path is not None:
+                self._nodes.pop(node.path, None)
+                if failed:
+                    self._oracle.pending.pop(node.path, None)
+                elif node.pristine:
+                    self._oracle.attempt(node.path, bytes(node.content))
+                    self._oracle.pending[node.path] = bytes(node.content)
+            await self._kernel.fs.release(opened.fh)
+
+    async def close_all(self) -> list[S3MountError]:
+        """What the end of a program does; the errors that nobody looks at."""
+        errors = []
+        while self._open:
+            try:
+                await self.close(self._open[-1])
+            except S3MountError as error:
+                errors.append(error)
+        return errors
+
+    # names
+
+    async def rename(self, old: str, new: str) -> None:
+        """Of a file. The second try may find that the first one had done it."""
+        self._oracle.attempt_rename(old, new)
+        above = old.rpartition("/")[0]
+        if above:
+            # A directory that only its last entry made exist gets a marker before that goes.
+            self._oracle.attempt(above + "/", b"")
+        await self._rename(old, new)
+        self._oracle.acknowledge_rename(old, new)
+        node = self._nodes.pop(old, None)
+        replaced = self._nodes.pop(new, None)
+        if replaced is not None:
+            replaced.path = None
+        if node is not None:
+            node.path = new
+            self._nodes[new] = node
+        self._oracle.check()
+
+    async def rename_directory(self, old: str, new: str) -> None:
+        """Of a directory, with all below it that is not open."""
+        keys = [key for key in self._oracle.paths() if key.startswith(old + "/")]
+        targets = [new + key[len(old) :] for key in keys]
+        for key, target in zip(keys, targets, strict=True):
+            self._oracle.attempt_rename(key, target)
+        await self._rename(old, new)
+        refused = {hit.key for hit in self._store.hits if hit.operation == "delete"}
+        for key, target in zip(keys, targets, strict=True):
+            # Objects that the store does not delete stay at their former keys, which the log tells.
+            self._oracle.acknowledge_rename(key, target, leaves_old=key in refused)
+        self._oracle.check()
+
+    async def unlink(self, path: str) -> None:
+        node = self._nodes.get(path)
+        if node is not None:
+            node.going = True
+        self._oracle.attempt(path, None)
+        try:
+            await self._call(f"unlink {path}", lambda: self._kernel.unlink(path), fine=(errno.ENOENT,))
+        finally:
+            if node is not None:
+                node.going = False
+        self._oracle.acknowledge(path, None)
+        if node is not None:
+            node.path = None
+            del self._nodes[path]
+        self._oracle.check()
+
+    async def mkdir(self, path: str) -> None:
+        """As `mkdir -p`."""
+        if await self.exists(path):
+            return
+        self._oracle.attempt(path + "/", b"")
+        await self._call(f"mkdir {path}", lambda: self._kernel.mkdir(path), fine=(errno.EEXIST,))
+        self._oracle.acknowledge(path + "/", b"")
+        self._oracle.check()
+
+    async def rmdir(self, path: str) -> None:
+        self._oracle.attempt(path + "/", None)
+        await self._call(f"rmdir {path}", lambda: self._kernel.rmdir(path), fine=(errno.ENOENT,))
+        self._oracle.acknowledge(path + "/", None)
+        self._oracle.check()
+
+    async def exists(self, path: str) -> bool:
+        return await self._call(f"stat {path}", lambda: self._kernel.exists(path))
+
+    async def listdir(self, path: str) -> list[str]:
+        return await self._call(f"ls {path}", lambda: self._kernel.listdir(path))
+
+    # inside
+
+    async def _rename(self, old: str, new: str) -> None:
+        await self._call(f"rename {old} {new}", lambda: self._kernel.rename(old, new), fine=(errno.ENOENT,))
+
+    async def _sync(self, name: str, opened: Opened, sync: Callable[[], Awaitable[None]], *, stores: bool) -> None:
+        node = opened.node
+        content = bytes(node.content)
+        stores = stores and not node.clean
+        if node.path is not None and stores:
+            self._oracle.attempt(node.path, content)
+        await self._call(name, sync)
+        if node.path is not None and stores:
+            node.clean = node.content == content
+            if not node.going:
+                self._oracle.acknowledge(node.path, content)
+                self._oracle.check()
+
+    async def _call(self, name: str, call: Callable[[], Awaitable[T]], *, fine: tuple[int, ...] = ()) -> T:
+        """One system call, which may fail only after the store has; the same again when the program insists.
+
+        `fine`: errnos of the second try that say the first one had its effect."""
+        await trio.sleep(THINKING_SECONDS)
+        self.calls.append(name)
+        try:
+            return await call()
+        except S3MountError as error:
+            self.calls[-1] += f" -> {error!r}"
+            if len(self._store.hits) == self._hits_before:
+                raise Broken(f"{name} failed though the store was well: {error!r}") from error
+            if self._character == "gives-up":
+                raise
+        self._kernel.expire()
+        self._store.heal()
+        try:
+            self.calls.append(f"{name} again")
+            return await call()
+        except S3MountError as error:
+            if error.errno in fine:
+                return None  # type: ignore[return-value]  # only calls that return nothing have fine errors
+            raise Broken(f"{name} failed again though the store was well: {error!r}") from error
+
+
+def _resize(content: bytearray, size: int) -> None:
+    if size < len(content):
+        del content[size:]
+    else:
+        content.extend(bytes(size - len(content)))
