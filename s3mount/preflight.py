@@ -28,7 +28,7 @@ SYMLINKS_MAX = 40
 _PROBE = """
 import os, sys
 try:
-    os.stat(sys.argv[1])
+    os.statvfs(sys.argv[1])
 except OSError as error:
     sys.exit(1 if error.errno == int(sys.argv[2]) else 0)
 """
@@ -123,6 +123,8 @@ def free_mountpoint(mountpoint: Path) -> None:
 def is_dead(mountpoint: Path) -> bool:
     """Whether the mount's daemon is gone: ENOTCONN. One that does not answer in time is not dead.
 
+    Asked by statvfs(2), which always goes to the daemon: stat(2) of a root that died within the lifetime of its
+    attributes is answered by the kernel.
     The child is left behind then: a process that waits for a FUSE reply cannot be killed.
     """
     probe = subprocess.Popen(

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 STOP_SECONDS = 90.0
 RUN_SECONDS = 120.0
+MOUNTED = "s3mount.daemon mounted "
 TOLD = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback \(most recent call last\)")
 
 
@@ -171,8 +172,10 @@ class Mounted:
         ]
 
     def start(self) -> "Mounted":
-        """Mount, and return when the kernel shows the mount."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Mount, and return when the kernel shows the mount; a dead one that a crash has left is taken over."""
+        dead, times = connection_of(self.root) is not None, self.log.count(MOUNTED)
+        if not dead:
+            self.root.mkdir(parents=True, exist_ok=True)
         with (self.work / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
                 self.command(),
@@ -183,7 +186,8 @@ class Mounted:
             )
         self.watchdog.guard(self.process.pid, self.root, self.work / "stacks")
         deadline = time.monotonic() + START_SECONDS
-        while connection_of(self.root) is None:
+        # The new connection may have the number of the dead one.
+        while connection_of(self.root) is None or (dead and self.log.count(MOUNTED) == times):
             status = self.process.poll()
             assert status is None, f"s3mount ended with status {status}: {self.stderr}\n{self.log}"
             assert time.monotonic() < deadline, f"s3mount did not mount in time: {self.stderr}\n{self.log}"
@@ -219,6 +223,11 @@ class Mounted:
         """A new daemon at the same place: nothing remembered but what is in the bucket."""
         self.stop()
         self.start()
+
+    def crash(self) -> None:
+        """kill -9: the mountpoint is dead until the next start."""
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
 
     def kill(self) -> None:
         """Free everything whatever state it is in."""
