@@ -113,7 +113,8 @@ class Run:
         await rest(kernel)
         self.oracle.check_stored()
         self.oracle.settle()
-        assert self.bucket.uploads.keys() <= left_open, f"uploads left open: {self.bucket.uploads}"
+        stray = {name: opened.key for name, opened in self.bucket.uploads.items() if name not in left_open}
+        assert not stray, f"uploads left open: {stray}"
         for path in self.oracle.paths():
             if not path.endswith("/"):
                 await self._compare(kernel, path)
