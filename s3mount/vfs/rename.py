@@ -300,6 +300,9 @@ class DirectoryMove:
                     tree.moving[self._former] += 1  # changed since it was listed: look again
                 except S3MountError as error:
                     failures.append(error)
+                    if isinstance(error, LostReply):
+                        # It may be there, and most likely with the etag of its source.
+                        self.copies[listed.key] = Copy(listed, target, listed.etag)
                 else:
                     self.copies[listed.key] = Copy(listed, target, stored.etag)
 

@@ -296,6 +296,22 @@ async def test_a_directory_move_that_fails_leaves_the_source_whole_and_no_copies
 
 
 @run_virtual
+async def test_a_directory_move_that_lost_the_reply_of_a_copy_leaves_no_copy(tmp_path: Path) -> None:
+    store = MemoryStore()
+    for key in ("d/", "d/f", "d/g"):
+        store.place(key, b"content" if key[-1] != "/" else b"")
+    async with mounted(store, tmp_path) as kernel:
+        for lost in ("e/f", "e/"):
+            store.fail("copy" if lost == "e/f" else "put", LostReply("lost"), when="after", key=lost)
+            with pytest.raises(LostReply):
+                await kernel.rename("d", "e")
+            assert store.keys() == ["d/", "d/f", "d/g"]
+            await trio.sleep(10)
+        await kernel.rename("d", "e")
+        assert store.keys() == ["e/", "e/f", "e/g"]
+
+
+@run_virtual
 async def test_mv_of_a_directory_onto_an_empty_one_replaces_it(tmp_path: Path) -> None:
     store = MemoryStore()
     store.place("d/f", b"x")
