@@ -295,7 +295,7 @@ class MemoryStore:
             _check_metadata(headers)
             self._serial += 1
             upload = Upload(key, f"upload-{self._serial}", f"token-{self._serial}" if condition.absent else None)
-            self.uploads[upload.id] = MemoryUpload(key, headers, self._now_ns())
+            self.uploads[upload.id] = MemoryUpload(key, headers, self.now_ns())
             await self._end(call)
         except BaseException as error:
             if upload is None and isinstance(error, Refused) and not isinstance(error, LostReply | Unavailable):
@@ -392,14 +392,14 @@ class MemoryStore:
                 self._faults.remove(fault)
             raise fault.error
 
-    def _now_ns(self) -> int:
+    def now_ns(self) -> int:
         """S3 tells whole seconds, everywhere."""
         return self._clock_ns() // SECOND_NS * SECOND_NS
 
     def _object(self, body: bytes, etag: str, headers: Headers) -> MemoryObject:
         self._serial += 1
         return MemoryObject(
-            body, etag, self._now_ns(), headers, version_id=f"version-{self._serial}" if self._versioned else None
+            body, etag, self.now_ns(), headers, version_id=f"version-{self._serial}" if self._versioned else None
         )
 
     def _store(self, key: str, stored: MemoryObject) -> Stored:
@@ -408,7 +408,7 @@ class MemoryStore:
         self.objects[key] = stored
         if stored.version_id is not None:
             self.versions[key, stored.version_id] = stored
-        return Stored(stored.etag, self._now_ns(), stored.version_id)
+        return Stored(stored.etag, self.now_ns(), stored.version_id)
 
     def _get(self, key: str, version_id: str | None = None) -> MemoryObject:
         found = self.versions.get((key, version_id)) if version_id is not None else self.objects.get(key)
@@ -471,7 +471,7 @@ class MemoryStore:
     def _info(self, key: str, found: MemoryObject) -> ObjectInfo:
         headers = found.headers
         return ObjectInfo(
-            key, len(found.body), found.etag, found.last_modified_ns, self._now_ns(),
+            key, len(found.body), found.etag, found.last_modified_ns, self.now_ns(),
             replace(headers, tags="") if headers.tags else headers, found.version_id, found.storage_class,
             len(parse_qsl(headers.tags, keep_blank_values=True)),
         )  # fmt: skip
@@ -505,7 +505,7 @@ class MemoryStore:
                 found = self.objects[key]
                 objects.append(Listed(key, len(found.body), found.etag, found.last_modified_ns))
                 position += 1
-        return Page(tuple(objects), tuple(prefixes), token, self._now_ns())
+        return Page(tuple(objects), tuple(prefixes), token, self.now_ns())
 
 
 def journal_of(store: MemoryStore) -> Journal:

@@ -19,7 +19,7 @@ Mode = Literal["fail", "refuse", "down", "lost", "crash-before", "crash-after"]
 """fail: Unavailable, nothing happened. refuse: AccessDenied, nothing happened. down: as fail, and so is every later
 call. lost: the effect, then LostReply. crash: before or after the effect."""
 MODES: tuple[Mode, ...] = get_args(Mode)
-READS: tuple[Operation, ...] = ("head", "get", "list", "list_uploads")
+READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "list_uploads")
 MUTATIONS_ONLY: tuple[Mode, ...] = ("lost", "crash-after")
 """The modes in which a read would be as in another mode: they count mutations alone."""
 
@@ -102,6 +102,9 @@ class FailingStore:
                 prefix, delimiter=delimiter, start_after=start_after, token=token, max_keys=max_keys
             ),
         )
+
+    async def tags(self, key: str) -> str:
+        return await self._perform("get_tags", key, lambda: self._inner.tags(key))
 
     async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
         return await self._perform("put", key, lambda: self._inner.put(key, body, headers, condition))

@@ -7,11 +7,13 @@ from pathlib import Path
 import trio
 
 from s3mount.config import Config
+from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.leftovers import Leftovers
 from s3mount.data.storage import Storage
 from s3mount.store.base import ObjectStore
 from s3mount.vfs.filesystem import FileSystem
 from tests.kernel_model import Kernel
-from tests.memory_store import MemoryStore
+from tests.memory_store import MemoryStore, journal_of
 from tests.unit.files import inline, resting
 
 STAGING_LIMIT_BYTES = 1 << 30
@@ -21,7 +23,8 @@ REST_SECONDS = 1000.0
 
 @asynccontextmanager
 async def process(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kernel]:
-    """A process that reaches `bucket` through `store`. Leaving the block kills it."""
+    """A process that reaches `bucket` through `store`, with the journal that `bucket` tells of its uploads. Leaving the
+    block kills it."""
     config = Config(bucket="bucket")
     async with trio.open_nursery() as nursery:
         storage = Storage(
@@ -30,6 +33,7 @@ async def process(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kern
             nursery,
             staging_dir=Path("/nowhere"),
             staging_limit_bytes=STAGING_LIMIT_BYTES,
+            journal=journal_of(bucket),
             run_in_thread=inline,
         )
         fs = FileSystem(store, storage, config, nursery)
@@ -39,15 +43,11 @@ async def process(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kern
 
 
 @asynccontextmanager
-async def next_start(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kernel]:
-    """The process that starts after another one has crashed.
-
-    It aborts every multipart upload that the bucket lists: all of them were opened by this run, and there is no
-    journal yet that would say so.
-    """
-    for upload in await bucket.list_uploads(""):
-        await bucket.abort_upload(upload)
-    async with process(store, bucket) as kernel:
+async def next_start(store: ObjectStore, bucket: MemoryStore, paper: PaperInMemory) -> AsyncIterator[Kernel]:
+    """The process that starts after another one, whose journal is on `paper`; what that one has left is removed."""
+    journal = bucket.upload_log = Journal(paper)
+    async with trio.open_nursery() as nursery, process(store, bucket) as kernel:
+        await Leftovers(store, journal, Config(bucket="bucket"), nursery, wall_ns=bucket.now_ns).recover()
         yield kernel
 
 

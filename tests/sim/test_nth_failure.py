@@ -13,11 +13,12 @@ import pytest
 import trio
 import trio.testing
 
+from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.errors import NoEntry, S3MountError
 from tests.kernel_model import Kernel
 from tests.memory_store import Call, MemoryStore
 from tests.sim.failing_store import MODES, FailingStore, Mode
-from tests.sim.oracle import Broken, Oracle
+from tests.sim.oracle import COPIES, Broken, Oracle
 from tests.sim.processes import next_start, process, rest
 from tests.sim.program import Character, Program
 from tests.sim.scenarios import SCENARIOS, Scenario
@@ -60,6 +61,8 @@ class Run:
         self.bucket = MemoryStore(clock_ns=_now_ns, latency_seconds=LATENCY_SECONDS, etag_of=_etag_of)
         for key, content in scenario.before.items():
             self.bucket.place(key, content)
+        self.paper = PaperInMemory()
+        self.bucket.upload_log = Journal(self.paper)
         self.oracle = Oracle(self.bucket)
         self.bucket.after = self._look
         self.store = FailingStore(self.bucket)
@@ -89,8 +92,9 @@ class Run:
             self.store.heal()
             await self._settled(kernel, self.store.left_open)
             await self._again(kernel)
-        async with next_start(self.store, self.bucket):
+        async with next_start(self.store, self.bucket, self.paper):
             assert not self.bucket.uploads
+            assert not self.bucket.keys(COPIES)
 
     async def _crash(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -100,7 +104,8 @@ class Run:
                 await self.scenario.act(self._program(kernel, self.character))
             nursery.cancel_scope.cancel()
         self.oracle.pending.clear()
-        async with next_start(self.bucket, self.bucket) as kernel:
+        async with next_start(self.bucket, self.bucket, self.paper) as kernel:
+            assert not self.bucket.keys(COPIES)
             await self._settled(kernel, set())
             await self._again(kernel)
 
