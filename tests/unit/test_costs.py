@@ -40,7 +40,7 @@ async def test_opening_and_closing_without_a_change_sends_nothing() -> None:
     assert store.counts == {"head": 1}
 
 
-@pytest.mark.parametrize("offset", [0, 4 * KIB, 3 * MIB, 100 * MIB + 77, 250 * MIB, 256 * MIB - 4 * KIB])
+@pytest.mark.parametrize("offset", [0, 3 * MIB, 100 * MIB + 77, 256 * MIB - 4 * KIB])
 @run_virtual
 async def test_an_edit_of_4_kib_in_256_mib_sends_about_a_part(offset: int) -> None:
     store = MemoryStore()
@@ -84,15 +84,15 @@ async def test_an_append_of_4_kib_to_256_mib_sends_4_kib() -> None:
 async def test_a_hundred_appends_each_with_fsync_send_what_was_appended() -> None:
     """100 times 1 KiB: 100 KiB sent, nothing read, four requests each, whatever the size up to 5 GiB."""
     store = MemoryStore()
-    store.place("k", large(24 * MIB))
+    store.place("k", large(16 * MIB))
     async with storage_on(store) as storage:
         file = opened(storage, store)
         await file.validate_for_writing()
         for index in range(100):
-            await file.write(24 * MIB + index * KIB, bytes([index]) * KIB)
+            await file.write(16 * MIB + index * KIB, bytes([index]) * KIB)
             await file.sync()
         file.close()
-    assert store.body("k") == large(24 * MIB) + b"".join(bytes([index]) * KIB for index in range(100))
+    assert store.body("k") == large(16 * MIB) + b"".join(bytes([index]) * KIB for index in range(100))
     assert store.sent_bytes == 100 * KIB
     assert store.received_bytes == 0
     each = {"create_upload": 100, "copy_part": 100, "upload_part": 100, "complete_upload": 100}

@@ -5,6 +5,7 @@ A18: every object ever visible equals the file at one instant between a sync's s
 
 import random
 import tempfile
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s3mount.config import KIB, MIB
+from s3mount.config import GIB, KIB, MIB, S3_PARTS_MAX, Config
 from s3mount.data.file import File
 from s3mount.data.storage import Storage
 from s3mount.errors import LostReply, S3MountError, StoreError, Unavailable
+from s3mount.store.abilities import as_s3_says
 from tests.memory_store import MemoryObject, MemoryStore, Operation
 from tests.running import run_virtual
-from tests.unit.files import PART, CheckingStore, created, opened, pattern, storage_on
+from tests.unit.files import PART, CheckingStore, created, opened, pattern, storage_of, storage_on
 
 STEPS = 60
 PUBLISHING = ("put", "complete_upload")
@@ -135,13 +137,19 @@ class Model:
             self.store.fail(operation, Unavailable("down"))
 
 
-async def run_model(seed: int, *, size_max: int, start: int | None, directory: Path, limit: int = 256 * MIB) -> None:
+async def run_model(
+    seed: int, *, size_max: int, start: int | None, directory: Path, lacking: bool = False, limit: int = 256 * MIB
+) -> None:
+    """`lacking`: on a store that takes four parts of one size, so that streams run out of parts."""
     draw = random.Random(seed)
-    store = CheckingStore(latency_seconds=draw.choice([0.0, 0.01, 1.0]))
+    latency = draw.choice([0.0, 0.01, 1.0])
+    store = CheckingStore(latency_seconds=latency, equal_parts=lacking, parts_max=4 if lacking else S3_PARTS_MAX)
     if start is not None:
         store.place("k", pattern(start, seed % 251))
-    options = {"copy_max_bytes": 16 * MIB, "memory_limit_bytes": 64 * MIB}
-    async with storage_on(store, limit=limit, directory=directory, **options) as storage:
+    config = Config(bucket="b", copy_max_bytes=16 * MIB, memory_limit_bytes=64 * MIB)
+    if lacking:
+        config = replace(config, equal_parts="yes", part_copy="yes", parts_max=4, file_size_max_bytes=GIB)
+    async with storage_of(store, config, as_s3_says, limit=limit, directory=directory) as storage:
         file = created(storage) if start is None else opened(storage, store)
         model = Model(storage, store, file, draw, size_max)
         stored = store._store
@@ -182,6 +190,7 @@ async def run_model(seed: int, *, size_max: int, start: int | None, directory: P
         file.close()
         await trio.sleep(100)
         assert not store.uploads
+        assert not store.refusals
     assert list(store.objects) == ["k"]
 
 
@@ -193,10 +202,12 @@ def test_a_small_file_equals_its_model_whatever_fails(seed: int, random_module: 
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
-@given(st.integers(0, 1 << 32), st.random_module(), st.sampled_from([None, 4 * PART]))
-def test_a_large_file_equals_its_model_whatever_fails(seed: int, random_module: object, start: int | None) -> None:
+@given(st.integers(0, 1 << 32), st.random_module(), st.sampled_from([None, 4 * PART]), st.booleans())
+def test_a_large_file_equals_its_model_whatever_fails(
+    seed: int, random_module: object, start: int | None, lacking: bool
+) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        run_virtual(run_model)(seed, size_max=5 * PART, start=start, directory=Path(directory))
+        run_virtual(run_model)(seed, size_max=5 * PART, start=start, directory=Path(directory), lacking=lacking)
 
 
 @pytest.mark.parametrize("size", [64 * KIB, 3 * PART])

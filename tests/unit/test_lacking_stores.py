@@ -145,11 +145,11 @@ async def test_the_first_uploads_that_have_to_know_share_one_probe(tmp_path: Pat
     assert store.refusals == 0
 
 
-STREAM_PARTS = 130
+STREAM_PARTS = 106
 LITTLE = config(equal_parts="yes", part_copy="yes", parts_max=20, file_size_max_bytes=GIB)
 
 
-@pytest.mark.parametrize(("equal", "parts_max"), [(True, 10_000), (False, 1000), (False, 10_000), (True, 1000)])
+@pytest.mark.parametrize(("equal", "parts_max"), [(True, 10_000), (False, 1000)])
 @run_virtual
 async def test_a_stream_asks_when_it_outgrows_what_every_store_takes(
     equal: bool, parts_max: int, tmp_path: Path
@@ -218,11 +218,11 @@ async def test_a_stream_that_has_no_more_equal_parts_begins_anew_while_all_its_b
 @run_virtual
 async def test_a_stream_that_jumps_beyond_its_parts_before_it_knew_them_begins_anew(grow: str, tmp_path: Path) -> None:
     store = MemoryStore(equal_parts=True)
-    async with storage_of(store, config(parts_max=120, file_size_max_bytes=GIB), prober(store, tmp_path)) as storage:
+    async with storage_of(store, config(parts_max=20, file_size_max_bytes=GIB), prober(store, tmp_path)) as storage:
         file = created(storage)
         for offset in range(0, 20 * MIB, MIB):
             await file.write(offset, pattern(MIB))
-        size = 700 * MIB
+        size = 110 * MIB
         if grow == "truncate":
             await file.truncate(size)
         else:
