@@ -197,7 +197,10 @@ class File:
 
     def _place(self, offset: int, view: memoryview) -> None:
         stop = offset + len(view)
-        self._check_reach(stop)
+        try:
+            self._check_reach(stop)
+        except FileTooBig as error:
+            raise self.refuse(error) from None
         stream = self._syncing.stream
         if stream is not None and self._syncing.epoch is None:
             if stream.dropped and self._layers.lost(offset, stop):
@@ -226,11 +229,12 @@ class File:
         return FileTooBig(f"{self.key!r} would be larger than {self._storage.config.file_size_max_bytes} bytes")
 
     def _check_reach(self, stop: int) -> None:
-        """A stream that ends before `stop` is given up; everything is sent again, in larger parts."""
+        """A stream that ends before `stop` is given up; everything is sent again, in larger parts. Raises FileTooBig
+        when not all of it is here."""
         stream = self._syncing.stream
         if stream is not None and stop > stream.grid.stop:
             if stream.lacks_bytes:
-                raise self.refuse(stream.too_big())
+                raise stream.too_big()
             self._syncing.leave_stream()
 
     def _poison_full(self) -> None:

@@ -122,9 +122,9 @@ class Grid:
         return self._starts[number - 1], self._starts[number]
 
     def number_at(self, offset: int) -> int:
-        """The part that has the byte at `offset`."""
-        assert 0 <= offset < self.stop
-        return bisect_right(self._starts, offset)
+        """The part that has the byte at `offset`, or at the very end the last one."""
+        assert 0 <= offset <= self.stop
+        return min(bisect_right(self._starts, offset), self.rules.parts_max)
 
     def steps(self, size: int) -> list[SendPart]:
         """All parts of a file of `size` bytes."""

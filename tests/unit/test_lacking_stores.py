@@ -189,6 +189,9 @@ async def test_a_stream_that_has_no_more_equal_parts_is_too_big_and_says_which_o
         for offset in range(0, 100 * MIB, MIB):
             await file.write(offset, pattern(MIB))
         with pytest.raises(FileTooBig, match="--part-size"):
+            await file.truncate(101 * MIB)
+        assert file.poisoned is None, "the program was told"
+        with pytest.raises(FileTooBig, match="--part-size"):
             await file.write(100 * MIB, b"x")
         with pytest.raises(FileTooBig):
             await file.sync()
@@ -270,3 +273,30 @@ async def test_a_bug_in_the_probe_fails_neither_the_upload_nor_the_mount() -> No
         raise InjectedBug
 
     await edit(MemoryStore(), find_out)
+
+
+@pytest.mark.parametrize("cut", [100 * MIB - 1, 100 * MIB, 100 * MIB + 1])
+@run_virtual
+async def test_a_stream_that_was_outgrown_during_a_sync_that_failed_can_be_cut_and_stored(cut: int) -> None:
+    store = MemoryStore(equal_parts=True, parts_max=20, latency_seconds=1)
+    async with storage_of(store, LITTLE, as_s3_says) as storage:
+        file = created(storage)
+        for offset in range(0, 90 * MIB, MIB):
+            await file.write(offset, pattern(MIB))
+        store.fail("complete_upload", Unavailable("down"))
+
+        async def sync() -> None:
+            with pytest.raises(Unavailable):
+                await file.sync()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync)
+            await trio.sleep(0.5)
+            for offset in range(90 * MIB, 110 * MIB, MIB):
+                await file.write(offset, pattern(MIB))
+        await file.truncate(cut)
+        await file.sync()
+        file.close()
+    assert store.body("k") == (pattern(MIB) * 110)[:cut]
+    assert store.refusals == 0
+    assert not store.uploads

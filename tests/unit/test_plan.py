@@ -197,6 +197,7 @@ def test_the_grid_holds_the_largest_file_in_parts_of_known_places(part_mib: int,
     size_max = min(size_max, parts_max * 4 * GIB // 2)
     grid = Grid(part_mib * MIB, size_max, PartRules(parts_max=parts_max))
     assert grid.stop == grid.part(parts_max)[1] >= size_max
+    assert grid.number_at(grid.stop) == parts_max
     for number in {1, 2, grid.flat_parts, grid.flat_parts + 1, parts_max // 2, parts_max - 1}:
         start, stop = grid.part(number)
         assert stop == grid.part(number + 1)[0]
