@@ -51,18 +51,21 @@ def plan_upload(
     kept = list(_joined(kept, size)) if rules.copies else []
     if rules.equal:
         return _equal(size, kept, grid)
-    copy_min, part_bytes = rules.part_min_bytes, grid.part_bytes
-    copy_max = max(copy_max_bytes, 2 * copy_min)
-    while copies := _best_copies(size, kept, rules.part_min_bytes, copy_min):
-        steps = _cut(size, copies, part_bytes, copy_max, rules)
-        if len(steps) <= rules.parts_max:
-            return steps
-        # Larger parts cost nothing; only when they do not help, small copies are given up for bytes sent.
-        if min(part_bytes, copy_max) < rules.part_max_bytes:
+    part_min = rules.part_min_bytes
+    kept = [run for run in kept if run[1] - run[0] >= part_min or run[1] == size]
+    most = len(kept) if 2 * len(kept) - 1 <= rules.parts_max else rules.parts_max * 3 // 8
+    while copies := _best_copies(size, _longest(kept, most), part_min):
+        # Larger parts cost nothing; only when they do not help, more copies are given up for bytes sent.
+        part_bytes, copy_max = grid.part_bytes, max(copy_max_bytes, 2 * part_min)
+        while True:
+            steps = _cut(size, copies, part_bytes, copy_max, rules)
+            if len(steps) <= rules.parts_max:
+                return steps
+            if min(part_bytes, copy_max) >= rules.part_max_bytes:
+                break
             part_bytes = min(2 * part_bytes, rules.part_max_bytes)
             copy_max = min(2 * copy_max, rules.part_max_bytes)
-        else:
-            copy_min *= 2
+        most = most * 3 // 4
     return grid.steps(size)
 
 
@@ -86,6 +89,10 @@ def _joined(kept: Sequence[Range], size: int) -> Iterator[Range]:
         yield low, high
 
 
+def _longest(runs: Sequence[Range], count: int) -> list[Range]:
+    return sorted(sorted(runs, key=lambda run: run[0] - run[1])[:count])
+
+
 def _equal(size: int, kept: Sequence[Range], grid: Grid) -> Sequence[Step]:
     starts = [start for start, _ in kept]
 
@@ -106,24 +113,23 @@ class _Chain:
     before: "_Chain | None"
 
 
-def _best_copies(size: int, kept: Sequence[Range], part_min: int, copy_min: int) -> list[Range]:
-    """The ranges to copy, as many bytes as can be, so that what lies between them is `part_min` or more and each of
-    them `copy_min` or more; the end of the file may be shorter, copied or sent.
+def _best_copies(size: int, runs: Sequence[Range], part_min: int) -> list[Range]:
+    """The ranges to copy, as many bytes as can be, so that they and what lies between them are `part_min` or more, as
+    the `runs` are by themselves; the end of the file may be shorter, copied or sent.
 
     What is missing between two copies is taken from the end of the first as far as that stays long enough, and then
     from the start of the second. A run that is left out makes the gap wide enough by itself: so all that matters of
     the past is whether the run before was copied, and what its start had to give."""
-    runs = [run for run in kept if run[1] - run[0] >= copy_min or run[1] == size]
     nothing = _Chain(0, 0, -1, None)
     skipped, previous = nothing, [nothing]
     for index, (start, stop) in enumerate(runs):
-        least = 1 if stop == size else copy_min
+        least = 1 if stop == size else part_min
         found: list[_Chain] = []
         for chain in [*previous, *([skipped] if index else [])]:
             slack, end = 0, 0
             if chain.index >= 0:
                 low, end = runs[chain.index]
-                slack = end - low - chain.taken - copy_min
+                slack = end - low - chain.taken - part_min
             lacking = max(0, part_min - (start - end)) if start > end else 0
             taken = max(0, lacking - slack)
             if stop - start - taken >= least:
