@@ -1,9 +1,10 @@
 """The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
 
 Start: the instance is locked, the bucket checked, its root listed; only then is the mountpoint taken, and only then
-does `s3mount mount` return 0. Stop: SIGTERM refuses new writers, has a child process make the
-kernel hand over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and
-served until --stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete`
+does `s3mount mount` return 0. What an earlier daemon of the instance has left in the bucket is removed after that,
+unless the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand over its
+dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until
+--stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete`
 erase a mirror."""
 
 import gc

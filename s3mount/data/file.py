@@ -333,18 +333,19 @@ class File:
         """Move the base object by `move`; what is stored later goes to `key`. Raises Busy."""
         await self._syncing.rename(key, move)
 
-    async def unlink(self) -> None:
-        """Delete the object; this file stays readable and writable and is never stored again."""
-        await self._forsake(self._delete_object)
+    async def unlink(self, *, read_on: bool = True) -> None:
+        """Delete the object; this file is never stored again, and stays readable and writable if anybody may
+        `read_on`."""
+        await self._forsake(self._delete_object, read_on=read_on)
 
-    async def replaced(self, replace: Callable[[], Awaitable[None]]) -> None:
+    async def replaced(self, replace: Callable[[], Awaitable[None]], *, read_on: bool = True) -> None:
         """Another object takes the key, by `replace`: as `unlink`, but nothing is deleted. No upload runs meanwhile;
         what `replace` raises leaves the file as it was."""
 
         async def remove(_base: Version | None) -> None:
             await replace()
 
-        await self._forsake(remove)
+        await self._forsake(remove, read_on=read_on)
 
     async def superseded(self) -> None:
         """Another object has taken the key: as `replaced`, but what is not here can be read by a version id only."""
@@ -354,11 +355,12 @@ class File:
 
         await self._syncing.forsake(pin)
 
-    async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]]) -> None:
+    async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]], *, read_on: bool) -> None:
         async def act() -> None:
-            base = self.base
+            base = self._keeping.begin()
             try:
-                await self._keeping.keep()
+                if read_on:
+                    await self._keeping.keep()
                 await remove(base)
             except BaseException:
                 self._keeping.undo()

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from s3mount.store.base import Upload
 
@@ -252,10 +252,10 @@ def _read(content: bytes) -> dict[int, Entry]:
             continue
         record = json.loads(text)
         number = record["entry"]
-        if "key" in record:
+        if record.get("kind") in get_args(Kind):
             found[number] = Entry(number, record["kind"], record["key"], record["at"], record.get("id"))
         elif "done" in record:
             found.pop(number, None)
-        elif number in found:
+        elif number in found and "id" in record:
             found[number] = replace(found[number], upload_id=record["id"])
     return dict(sorted(found.items()))

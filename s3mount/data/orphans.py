@@ -118,10 +118,15 @@ class Keeping:
         self._copy: str | None = None
         self._closed = False
 
+    def begin(self) -> Version | None:
+        """The name is about to go: what it stands for."""
+        self._former = self._layers.base
+        return self._former
+
     async def keep(self) -> None:
-        """The name is about to go: the base stays readable, if it can. Raises no error of the store's."""
+        """The base stays readable without its name, if it can. Raises no error of the store's."""
         layers = self._layers
-        base = self._former = layers.base
+        base = self._former
         if base is None or self._over() or not layers.content().kept(layers.base_stop):
             return
         if self.pin():

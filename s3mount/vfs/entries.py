@@ -117,7 +117,7 @@ async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
     state, deleted = inode.own, inode.known
     file = state.file
     if file is not None:
-        await file.unlink()
+        await file.unlink(read_on=state.handles > 0)
         deleted = inode.known
     elif deleted is not None:
         await tree.store.delete(deleted.key)

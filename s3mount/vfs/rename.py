@@ -124,7 +124,8 @@ async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -
         except S3MountError as error:
             log.info("upload before a rename onto it failed key=%s reason=%s", escaped(key), error)
     # No upload of the replaced file starts until the new one is in its place.
-    await replaced.replaced(partial(_move_bytes, tree, inode, target, key))
+    assert target is not None
+    await replaced.replaced(partial(_move_bytes, tree, inode, target, key), read_on=target.own.handles > 0)
 
 
 async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) -> None:

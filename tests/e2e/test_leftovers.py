@@ -77,7 +77,7 @@ def test_a_killed_daemon_leaves_no_upload_after_the_next_start(mounts: Mounts, p
 
 
 def test_another_mount_leaves_the_uploads_of_a_killed_one_alone(mounts: Mounts, place: Place) -> None:
-    """A7: only its own instance's next start aborts what a daemon left."""
+    """A7: only its own instance's next start aborts what a daemon left, and no mount that must not write."""
     mount = mounts.start()
     program = python(WRITER, mount.root / "f", "0")
     assert hear(program) == "written"
@@ -88,7 +88,12 @@ def test_another_mount_leaves_the_uploads_of_a_killed_one_alone(mounts: Mounts, 
     other = mounts.start()
     (other.root / "other").write_bytes(b"x")
     other.stop()
+    mount.options = ("--read-only",)
+    mount.start()
+    assert os.listdir(mount.root) == ["other"]
+    mount.stop()
     assert place.uploads() == ["f"]
+    mount.options = ()
     mount.start()
     assert eventually(lambda: place.uploads() == [])
 

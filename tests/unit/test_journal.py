@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import zlib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_damaged_line_costs_that_line_only(tmp_path: Path) -> None:
     lines[2] = lines[2].replace(b"k1", b"k7")
     path.write_bytes(b"".join(lines))
     assert [entry.key for entry in reopened(path).left] == ["k0", "k2"]
+
+
+def test_a_record_of_another_kind_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    opened(journal, "first", "id 1")
+    text = b'{"entry":7,"kind":"lease","key":"k","at":0}'
+    with path.open("ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+    opened(journal, "second", "id 2")
+    assert [entry.key for entry in reopened(path).left] == ["first", "second"]
 
 
 def test_a_busy_journal_stays_small(tmp_path: Path) -> None:

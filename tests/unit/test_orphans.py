@@ -98,6 +98,22 @@ async def test_an_open_file_that_needs_nothing_of_its_object_costs_no_copy(tmp_p
 
 @HOW
 @run_virtual
+async def test_a_file_that_only_waits_to_be_stored_costs_no_copy(tmp_path: Path, how: str) -> None:
+    store = bucket(f=LARGE, other=b"new")
+    async with mounted(store, tmp_path) as kernel:
+        writer = await kernel.open("f", os.O_RDWR)
+        await kernel.fs.write(writer, 5, b"edit")
+        store.fail("upload_part", Unavailable("503"), times=1000)
+        await kernel.fs.release(writer)
+        await remove(kernel, how)
+        assert not [call for call in store.calls if call.operation == "copy" and call.key.startswith(ORPHANS)]
+        await trio.sleep(200)
+        assert store.keys() == (["other"] if how == "unlink" else ["f"])
+        assert store.body(store.keys()[0]) == b"new"
+
+
+@HOW
+@run_virtual
 async def test_a_small_open_file_is_taken_into_staging_without_a_copy(tmp_path: Path, how: str) -> None:
     store = bucket(f=SMALL, other=b"new")
     async with mounted(store, tmp_path) as kernel:
