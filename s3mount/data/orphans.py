@@ -20,7 +20,7 @@ from s3mount.data.journal import Journal
 from s3mount.data.layers import Layers
 from s3mount.data.staging import Staging
 from s3mount.data.version import Version
-from s3mount.errors import LostReply, S3MountError, Unavailable
+from s3mount.errors import LostReply, NotFound, PreconditionFailed, S3MountError, Unavailable
 from s3mount.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,8 @@ class Keeping:
             return
         try:
             copy = await self._orphans.copy(base)
+        except (NotFound, PreconditionFailed):
+            return  # another client has changed the object: the base went before its name
         except S3MountError as error:
             log.warning("content of an open file goes with its name key=%r reason=%s", base.key, error)
             return

@@ -221,6 +221,24 @@ async def test_a_copy_that_is_refused_costs_the_content_and_one_line(
 
 
 @run_virtual
+async def test_an_open_file_that_another_client_has_changed_is_left_there_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = bucket(f=LARGE)
+    async with mounted(store, tmp_path) as kernel:
+        reader = await kernel.open("f")
+        store.place("f", b"another client's")
+        await kernel.unlink("f")
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert warnings == ["unlink left an object that another client had changed key='f'"]
+        assert store.keys() == ["f"]
+        assert len(journal(store)) == 0
+        with pytest.raises(Stale):
+            await kernel.fs.read(reader, 10 * MIB, 100)
+        await kernel.close(reader)
+
+
+@run_virtual
 async def test_a_copy_whose_reply_was_lost_is_deleted(tmp_path: Path) -> None:
     store = bucket(f=LARGE)
     async with mounted(store, tmp_path) as kernel:
