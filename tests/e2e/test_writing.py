@@ -133,7 +133,7 @@ def test_each_fsync_of_a_file_held_open_stores_it_whole(mounts: Mounts, place: P
 
 def test_a_file_over_the_size_limit_is_refused(mounts: Mounts, place: Place) -> None:
     """Bad input: writes past --max-file-size: EFBIG from close or fsync, and directly from ftruncate."""
-    mounted = mounts.start("--max-file-size=12MiB")
+    mounted = mounts.start("--max-file-size=12MiB", "--metadata-ttl=500ms")
     mounted.expect("write refused .*larger than", "file content dropped path=f ")
     path = mounted.root / "f"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
