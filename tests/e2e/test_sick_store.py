@@ -217,3 +217,15 @@ def test_a_part_with_a_wrong_etag_is_sent_again(mounts: Mounts, proxy: FaultProx
     assert place.get("f") == body
     os.close(fd)
     assert eventually(lambda: place.uploads() == [])
+
+
+def test_a_put_with_a_wrong_etag_is_found_out_by_the_next_open(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """Bad input: a wrong ETag for an object: nobody can tell at once, for an ETag means nothing but itself. What was
+    stored is stored; the next open finds another version than it knows and takes that."""
+    mounted = mounts.start(endpoint_url=proxy.endpoint_url)
+    proxy.add(Rule(fault="replace", kind="put", status=200, etag='"0123456789abcdef0123456789abcdef"', times=1))
+    (mounted.root / "f").write_bytes(b"content")
+    assert place.get("f") == (mounted.root / "f").read_bytes() == b"content"
+    with (mounted.root / "f").open("ab") as file:
+        file.write(b" and more")
+    assert place.get("f") == b"content and more"

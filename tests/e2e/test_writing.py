@@ -157,7 +157,7 @@ def test_a_file_over_the_size_limit_is_refused(mounts: Mounts, place: Place) -> 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MiB."""
+    """A disk of 16 MiB; to be named before `mounts`, which have to go first."""
     if os.geteuid() != 0:
         pytest.skip("needs root to make a small disk")
     path = tmp_path / "disk"
@@ -193,7 +193,7 @@ def refused_and_gone_on(mounted: Mounted) -> None:
     assert mounted.place.get("six") == b"6" * 6 * MIB
 
 
-def test_a_full_disk_of_the_cache_refuses_what_does_not_fit(mounts: Mounts, place: Place, disk: Path) -> None:
+def test_a_full_disk_of_the_cache_refuses_what_does_not_fit(disk: Path, mounts: Mounts, place: Place) -> None:
     """Bad input: the disk of the cache directory is full: ENOSPC, one reason in the log, and the mount goes on."""
     place.put("f", b"old")
     mounted = mounted_on(mounts, disk)
@@ -201,7 +201,7 @@ def test_a_full_disk_of_the_cache_refuses_what_does_not_fit(mounts: Mounts, plac
     refused_and_gone_on(mounted)
 
 
-def test_a_stream_needs_no_disk(mounts: Mounts, place: Place, disk: Path, tmp_path: Path) -> None:
+def test_a_stream_needs_no_disk(disk: Path, mounts: Mounts, place: Place, tmp_path: Path) -> None:
     """Bad input: the disk of the cache directory is full: what can be sent from memory is."""
     source = tmp_path / "source"
     write_pattern(source, 100 * MIB)
@@ -212,7 +212,7 @@ def test_a_stream_needs_no_disk(mounts: Mounts, place: Place, disk: Path, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["read-only", "removed"])
-def test_a_cache_directory_that_fails_under_the_daemon(mounts: Mounts, place: Place, disk: Path, how: str) -> None:
+def test_a_cache_directory_that_fails_under_the_daemon(disk: Path, mounts: Mounts, place: Place, how: str) -> None:
     """Bad input: the cache directory becomes read-only, or is removed, under the daemon: ENOSPC for what does not fit
     into memory, and the mount goes on."""
     place.put("f", b"old")
