@@ -101,6 +101,10 @@ def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place
     with pytest.raises(botocore.exceptions.BotoCoreError):
         s3.delete_object(**there)
     assert place.names() == []
+    for fault, names in (("answer", []), ("replace", ["f"])):
+        proxy.add(Rule(fault=fault, kind="put", status=200, etag='"made up"', times=1))  # type: ignore[arg-type]
+        assert s3.put_object(**there, Body=b"x")["ETag"] == '"made up"'
+        assert place.names() == names
     proxy.add(Rule(fault="black_hole", key="f$", times=1))
     with pytest.raises(botocore.exceptions.BotoCoreError):
         s3.get_object(**there)
