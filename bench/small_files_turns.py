@@ -9,25 +9,22 @@ medians and exits with 1 when a target is missed.
 import argparse
 import json
 import os
-import re
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boto3
 import botocore.config
 
+from bench.mounts import ROOT, environment_of, mounted
 from tests.servers import Server, make_bucket, start_seaweedfs
 
-ROOT = Path(__file__).parents[1]
 BUCKET = "small-files"
 FILES = 1000
 FILE_BYTES = 16 * 1024
@@ -39,11 +36,11 @@ TURN_SECONDS = 120
 BODY = bytes(range(256)) * (FILE_BYTES // 256)
 
 
-def in_threads(work: Callable[[str], None]) -> float:
-    """Call `work` for each file's name from THREADS threads; the seconds it took. The first exception is raised."""
+def in_threads(work: Callable[[str], None], count: int) -> float:
+    """Call `work` for each file's name from `count` threads; the seconds it took. The first exception is raised."""
     names = [f"f{number:04}" for number in range(FILES)]
     failures: list[BaseException] = []
-    gate = threading.Barrier(THREADS + 1)
+    gate = threading.Barrier(count + 1)
 
     def run(part: list[str]) -> None:
         gate.wait()
@@ -53,7 +50,7 @@ def in_threads(work: Callable[[str], None]) -> float:
         except BaseException as failure:  # noqa: BLE001 - raised by the main thread
             failures.append(failure)
 
-    threads = [threading.Thread(target=run, args=(names[number::THREADS],)) for number in range(THREADS)]
+    threads = [threading.Thread(target=run, args=(names[number::count],)) for number in range(count)]
     for thread in threads:
         thread.start()
     gate.wait()
@@ -66,17 +63,17 @@ def in_threads(work: Callable[[str], None]) -> float:
     return took
 
 
-def read_mounted(directory: str) -> float:
+def read_mounted(directory: str, bucket: str, threads: int) -> float:
     def work(name: str) -> None:
         fd = os.open(f"{directory}/{name}", os.O_RDONLY)
         body = os.read(fd, FILE_BYTES + 1)
         os.close(fd)
         assert body == BODY
 
-    return in_threads(work)
+    return in_threads(work, threads)
 
 
-def create_mounted(directory: str) -> float:
+def create_mounted(directory: str, bucket: str, threads: int) -> float:
     os.mkdir(directory)
 
     def work(name: str) -> None:
@@ -84,7 +81,7 @@ def create_mounted(directory: str) -> float:
         os.write(fd, BODY)
         os.close(fd)
 
-    return in_threads(work)
+    return in_threads(work, threads)
 
 
 def client() -> Any:
@@ -100,78 +97,58 @@ def client() -> Any:
     )
 
 
-def read_with_boto3(directory: str) -> float:
+def read_with_boto3(directory: str, bucket: str, threads: int) -> float:
     s3 = client()
-    s3.head_bucket(Bucket=BUCKET)
+    s3.head_bucket(Bucket=bucket)
 
     def work(name: str) -> None:
-        assert s3.get_object(Bucket=BUCKET, Key=f"{directory}/{name}")["Body"].read() == BODY
+        assert s3.get_object(Bucket=bucket, Key=f"{directory}/{name}")["Body"].read() == BODY
 
-    return in_threads(work)
+    return in_threads(work, threads)
 
 
-def create_with_boto3(directory: str) -> float:
+def create_with_boto3(directory: str, bucket: str, threads: int) -> float:
     s3 = client()
-    s3.head_bucket(Bucket=BUCKET)
+    s3.head_bucket(Bucket=bucket)
 
     def work(name: str) -> None:
-        s3.put_object(Bucket=BUCKET, Key=f"{directory}/{name}", Body=BODY)
+        s3.put_object(Bucket=bucket, Key=f"{directory}/{name}", Body=BODY)
 
-    return in_threads(work)
+    return in_threads(work, threads)
 
 
 WORKERS = {work.__name__: work for work in (read_mounted, create_mounted, read_with_boto3, create_with_boto3)}
 
 
-def turn(worker: str, directory: str | Path, environment: dict[str, str]) -> float:
+def turn(
+    worker: str,
+    directory: str | Path,
+    environment: dict[str, str],
+    *,
+    bucket: str = BUCKET,
+    threads: int = THREADS,
+) -> float:
     """Run one worker in a process of its own; its files per second."""
     command = [sys.executable, "-m", "bench.small_files_turns", "--worker", worker, "--directory", str(directory)]
+    command += ["--bucket", bucket, "--threads", str(threads)]
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, text=True, timeout=TURN_SECONDS, cwd=ROOT, check=True
     )
     return FILES / float(json.loads(done.stdout))
 
 
-@contextmanager
-def mounted(server: Server, work: Path, environment: dict[str, str]) -> Iterator[Path]:
-    """A mount of the whole bucket that nobody used before."""
-    root = work / "mnt"
-    root.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", "import sys; from s3mount.cli import main; sys.exit(main())", "mount"]
-    command += [f"s3://{BUCKET}", str(root), "--foreground", f"--endpoint-url={server.endpoint_url}"]
-    command += [f"--cache-dir={work / 'cache'}", f"--log-file={work / 'log'}", "--log-level=warning"]
-    daemon = subprocess.Popen(command, env=environment, cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 30
-        while not re.search(rf" {re.escape(str(root))} .* - fuse", Path("/proc/self/mountinfo").read_text()):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"s3mount did not mount: {(work / 'log').read_text()}")
-            time.sleep(0.01)
-        yield root
-        daemon.send_signal(signal.SIGTERM)
-        if daemon.wait(60) != 0:
-            raise RuntimeError(f"s3mount ended with status {daemon.returncode}: {(work / 'log').read_text()}")
-    finally:
-        if daemon.poll() is None:
-            daemon.kill()
-            daemon.wait(10)
-            subprocess.run(["fusermount3", "-u", "-z", str(root)], capture_output=True, timeout=10)
-
-
 def measure(server: Server, work: Path, turns: int) -> dict[str, list[float]]:
     """Files per second of each kind, one figure a turn; who comes first changes from turn to turn."""
-    environment = {**os.environ, **server.environment(), "PYTHONPATH": str(ROOT)}
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        environment.pop(name, None)
+    environment = environment_of(server)
     make_bucket(server, BUCKET)
     turn("create_with_boto3", "read", environment)
     figures: dict[str, list[float]] = {name: [] for name in WORKERS}
 
     def through_mount(number: int) -> None:
-        with mounted(server, work, environment) as root:
-            figures["read_mounted"].append(turn("read_mounted", root / "read", environment))
-        with mounted(server, work, environment) as root:
-            figures["create_mounted"].append(turn("create_mounted", root / f"mounted{number}", environment))
+        with mounted(BUCKET, work, environment) as mount:
+            figures["read_mounted"].append(turn("read_mounted", mount.root / "read", environment))
+        with mounted(BUCKET, work, environment) as mount:
+            figures["create_mounted"].append(turn("create_mounted", mount.root / f"mounted{number}", environment))
 
     def without(number: int) -> None:
         figures["read_with_boto3"].append(turn("read_with_boto3", "read", environment))
@@ -204,9 +181,11 @@ def main() -> int:
     options.add_argument("--turns", type=int, default=TURNS)
     options.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     options.add_argument("--directory", help=argparse.SUPPRESS)
+    options.add_argument("--bucket", help=argparse.SUPPRESS)
+    options.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.worker:
-        print(json.dumps(WORKERS[chosen.worker](chosen.directory)))
+        print(json.dumps(WORKERS[chosen.worker](chosen.directory, chosen.bucket, chosen.threads)))
         return 0
     with tempfile.TemporaryDirectory(prefix="s3mount-bench-") as name:
         work = Path(name)
