@@ -182,6 +182,12 @@ def test_a_size_that_no_number_of_parts_holds_is_refused() -> None:
             plan_upload(37, [], Grid(3, 40, rules), copy_max_bytes=9, put_max_bytes=0)
 
 
+def test_a_copy_for_which_no_part_is_left_is_given_up() -> None:
+    rules = replace(SMALL, parts_max=4)
+    steps = plan_upload(36, [(35, 36)], Grid(3, 40, rules), copy_max_bytes=9, put_max_bytes=0)
+    assert check(steps, 36, [], rules) == 36
+
+
 @pytest.mark.parametrize("equal", [False, True])
 def test_a_thousand_parts_hold_a_terabyte_of_edits(equal: bool) -> None:
     rules = PartRules(parts_max=1000, equal=equal)
