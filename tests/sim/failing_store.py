@@ -15,13 +15,15 @@ from s3mount.store.base import ALWAYS, Body, Condition, Headers, ObjectInfo, Obj
 from tests.memory_store import Operation
 
 T = TypeVar("T")
-Mode = Literal["fail", "refuse", "down", "lost", "crash-before", "crash-after"]
+Mode = Literal["fail", "refuse", "down", "lost", "cut", "crash-before", "crash-after"]
 """fail: Unavailable, nothing happened. refuse: AccessDenied, nothing happened. down: as fail, and so is every later
-call. lost: the effect, then LostReply. crash: before or after the effect."""
+call. lost: the effect, then LostReply. cut: as lost, and every later call is as in down. crash: before or after the
+effect."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "list_uploads")
-MUTATIONS_ONLY: tuple[Mode, ...] = ("lost", "crash-after")
+MUTATIONS_ONLY: tuple[Mode, ...] = ("lost", "cut", "crash-after")
 """The modes in which a read would be as in another mode: they count mutations alone."""
+LASTING: tuple[Mode, ...] = ("down", "cut")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +186,16 @@ class FailingStore:
     def _due(self, operation: Operation, key: str) -> Mode | None:
         """Count a call; what is to become of it."""
         mode = self._mode
-        if mode is None or (mode in MUTATIONS_ONLY and operation in READS):
+        if mode is None:
+            return None
+        lasts = mode in LASTING and self.count >= self._number
+        if not lasts and mode in MUTATIONS_ONLY and operation in READS:
             return None
         self.count += 1
-        if self.count != self._number and not (mode == "down" and self.count > self._number):
+        if not lasts and self.count != self._number:
             return None
         self.hits.append(Hit(self.count, operation, key))
-        return mode
+        return "down" if lasts else mode
 
     async def _crash(self) -> NoReturn:
         self.crashed.set()

@@ -1,7 +1,8 @@
 """A program over the kernel model: system calls that tell the oracle what they attempt and what they were promised.
 
-It keeps what each file it has open must contain, as a program knows what it wrote. Two characters: one gives up at the
-first error, closes what it has open and lets its caller start over; the other makes the call again, which must do.
+It keeps what each file it has open must contain, as a program knows what it wrote. Three characters: one gives up at
+the first error, closes what it has open and lets its caller start over; one makes the call again at once; one comes
+back when all that the mount believed of names has run out, and again when the store is well, which must do.
 """
 
 import errno
@@ -19,9 +20,15 @@ from tests.sim.failing_store import FailingStore
 from tests.sim.oracle import Broken, Oracle
 
 T = TypeVar("T")
-Character = Literal["gives-up", "insists"]
+Character = Literal["gives-up", "insists", "comes-back"]
 THINKING_SECONDS = 0.002
 """Between two calls, so that what is sent ahead gets its turn."""
+AGAIN: dict[Character, tuple[tuple[float, bool], ...]] = {
+    "gives-up": (),
+    "insists": ((0.0, True),),
+    "comes-back": ((10.0, False), (10.0, True)),
+}
+"""The further tries: how long after the one before, and whether the store is well by then."""
 PIECE_BYTES = 1024 * 1024
 
 
@@ -161,12 +168,13 @@ class Program:
         self._oracle.check()
 
     async def rename_directory(self, old: str, new: str) -> None:
-        """Of a directory, with all below it that is not open."""
+        """Of a directory, with all below it that is not open. Raises NotEmpty when an earlier try left copies that the
+        store would not delete."""
         keys = [key for key in self._oracle.paths() if key.startswith(old + "/")]
         targets = [new + key[len(old) :] for key in keys]
         for key, target in zip(keys, targets, strict=True):
             self._oracle.attempt_rename(key, target)
-        await self._rename(old, new)
+        await self._rename(old, new, leaves=new + "/")
         refused = {hit.key for hit in self._store.hits if hit.operation == "delete"}
         for key, target in zip(keys, targets, strict=True):
             # Objects that the store does not delete stay at their former keys, which the log tells.
@@ -212,8 +220,9 @@ class Program:
 
     # inside
 
-    async def _rename(self, old: str, new: str) -> None:
-        await self._call(f"rename {old} {new}", lambda: self._kernel.rename(old, new), fine=(errno.ENOENT,))
+    async def _rename(self, old: str, new: str, *, leaves: str = "") -> None:
+        call = partial(self._kernel.rename, old, new)
+        await self._call(f"rename {old} {new}", call, fine=(errno.ENOENT,), leaves=leaves)
 
     async def _sync(self, name: str, opened: Opened, sync: Callable[[], Awaitable[None]], *, stores: bool) -> None:
         node = opened.node
@@ -228,29 +237,40 @@ class Program:
                 self._oracle.acknowledge(node.path, content)
                 self._oracle.check()
 
-    async def _call(self, name: str, call: Callable[[], Awaitable[T]], *, fine: tuple[int, ...] = ()) -> T:
-        """One system call, which may fail only after the store has; the same again when the program insists.
+    async def _call(
+        self, name: str, call: Callable[[], Awaitable[T]], *, fine: tuple[int, ...] = (), leaves: str = ""
+    ) -> T:
+        """One system call, which may fail only after the store has; then as often again as the program is made.
 
-        `fine`: errnos of the second try that say the first one had its effect."""
+        `fine`: errnos of a later try that say an earlier one had its effect. `leaves`: ENOTEMPTY is no broken promise
+        once the store would not delete something below this.
+        """
         await trio.sleep(THINKING_SECONDS)
-        self.calls.append(name)
-        try:
-            return await call()
-        except S3MountError as error:
-            self.calls[-1] += f" -> {error!r}"
-            if len(self._store.hits) == self._hits_before:
-                raise Broken(f"{name} failed though the store was well: {error!r}") from error
-            if self._character == "gives-up":
-                raise
-        self._kernel.expire()
-        self._store.heal()
-        try:
-            self.calls.append(f"{name} again")
-            return await call()
-        except S3MountError as error:
-            if error.errno in fine:
-                return None  # type: ignore[return-value]  # only calls that return nothing have fine errors
-            raise Broken(f"{name} failed again though the store was well: {error!r}") from error
+        left = list(AGAIN[self._character])
+        tries = 0
+        while True:
+            tries += 1
+            self.calls.append(name if tries == 1 else f"{name} again")
+            try:
+                return await call()
+            except S3MountError as error:
+                self.calls[-1] += f" -> {error!r}"
+                if tries > 1 and error.errno in fine:
+                    return None  # type: ignore[return-value]  # only calls that return nothing have fine errors
+                if len(self._store.hits) == self._hits_before:
+                    raise Broken(f"{name} failed though the store was well: {error!r}") from error
+                if not left:
+                    if tries == 1 or (leaves and error.errno == errno.ENOTEMPTY and self._undeleted(leaves)):
+                        raise
+                    raise Broken(f"{name} failed again though the store was well: {error!r}") from error
+            wait_seconds, heals = left.pop(0)
+            await trio.sleep(wait_seconds)
+            self._kernel.expire()
+            if heals:
+                self._store.heal()
+
+    def _undeleted(self, prefix: str) -> bool:
+        return any(hit.operation == "delete" and hit.key.startswith(prefix) for hit in self._store.hits)
 
 
 def _resize(content: bytearray, size: int) -> None:

@@ -44,14 +44,23 @@ async def test_exactly_the_nth_call_goes_wrong_and_its_effect_is_there_only_when
     assert [hit.number for hit in store.hits] == [number]
 
 
+@pytest.mark.parametrize(
+    ("mode", "number", "kinds", "stored"),
+    [
+        ("down", 4, [Unavailable] * 3, ["a"]),
+        ("cut", 2, [LostReply, Unavailable, Unavailable], ["a", "b"]),
+    ],
+)
 @run_virtual
-async def test_a_store_that_is_down_stays_down_until_it_is_healed() -> None:
+async def test_a_store_that_is_down_or_cut_off_stays_so_until_it_is_healed(
+    mode: Mode, number: int, kinds: list[type[S3MountError]], stored: list[str]
+) -> None:
     bucket = MemoryStore()
     bucket.place("there")
     store = FailingStore(bucket)
-    store.arm("down", 4)
-    assert len(await put_three(store)) == 3
-    assert bucket.keys() == ["a", "there"]
+    store.arm(mode, number)
+    assert [type(error) for error in await put_three(store)] == kinds
+    assert bucket.keys() == [*stored, "there"]
     store.heal()
     assert not await put_three(store)
 

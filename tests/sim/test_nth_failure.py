@@ -8,6 +8,7 @@ test's name and the number, so that the same test fails at the same call again.
 import functools
 import hashlib
 import random
+from typing import get_args
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.errors import NoEntry, S3MountError
 from tests.kernel_model import Kernel
 from tests.memory_store import Call, MemoryStore
-from tests.sim.failing_store import MODES, FailingStore, Mode
+from tests.sim.failing_store import LASTING, MODES, FailingStore, Mode
 from tests.sim.oracle import COPIES, Broken, Oracle
 from tests.sim.processes import next_start, process, rest
 from tests.sim.program import Character, Program
@@ -29,11 +30,18 @@ START_NS = 1_700_000_000_000_000_000
 RUN_SECONDS = 100_000.0
 """Of virtual time: a run that waits for ever ends here."""
 LOOK_BYTES = 64 * 1024
+USEFUL: dict[Mode, tuple[Character, ...]] = {
+    "fail": ("gives-up", "insists"),
+    "refuse": ("gives-up",),
+    "down": ("gives-up",),
+    "lost": ("gives-up", "insists", "comes-back"),
+    "cut": ("comes-back",),
+    "crash-before": ("gives-up",),
+    "crash-after": ("gives-up",),
+}
+"""Which programs tell something new of a way of going wrong."""
 WAYS: list[tuple[Mode, Character]] = [
-    (mode, character)
-    for mode in MODES
-    for character in ("gives-up", "insists")
-    if character == "gives-up" or mode in ("fail", "lost")
+    (mode, character) for mode in MODES for character in get_args(Character) if character in USEFUL[mode]
 ]
 
 
@@ -85,9 +93,9 @@ class Run:
             except S3MountError:
                 pass
             errors = await program.close_all()
-            if errors and self.mode != "down":
+            if errors and self.mode not in LASTING:
                 raise Broken(f"a later close failed though the store was well: {errors[0]!r}") from errors[0]
-            if self.mode == "down":
+            if self.mode in LASTING:
                 await trio.sleep(RUN_SECONDS / 100)
             self.store.heal()
             await self._settled(kernel, self.store.left_open)
