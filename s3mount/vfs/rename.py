@@ -379,7 +379,8 @@ async def _all_below(tree: Tree, prefix: str) -> list[Listed]:
 
 
 async def _delete(tree: Tree, versions: list[tuple[str, str]]) -> None:
-    """Delete these versions; what is another version by now stays."""
+    """Delete these versions; what is another version by now stays, and what the store refuses to delete: the log names
+    it."""
     limit = trio.Semaphore(COPIES_MAX)
 
     async def delete(key: str, etag: str) -> None:

@@ -55,6 +55,11 @@ class FailingStore:
     def __repr__(self) -> str:
         return f"<FailingStore {self._mode or 'well'} at {self._number}, {self.count} calls, {len(self.hits)} hit>"
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on failing once it has failed, until it is healed."""
+        return self._mode in LASTING
+
     def arm(self, mode: Mode, number: int) -> None:
         """From now on count, and hit call `number`, the first being 1."""
         assert number >= 1

@@ -30,6 +30,7 @@ AGAIN: dict[Character, tuple[tuple[float, bool], ...]] = {
 }
 """The further tries: how long after the one before, and whether the store is well by then."""
 PIECE_BYTES = 1024 * 1024
+LOOK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -226,16 +227,30 @@ class Program:
 
     async def _sync(self, name: str, opened: Opened, sync: Callable[[], Awaitable[None]], *, stores: bool) -> None:
         node = opened.node
-        content = bytes(node.content)
         stores = stores and not node.clean
+        content = bytes(node.content) if stores else b""
         if node.path is not None and stores:
             self._oracle.attempt(node.path, content)
-        await self._call(name, sync)
+        try:
+            await self._call(name, sync)
+        except S3MountError:
+            await self._still_there(opened)
+            raise
         if node.path is not None and stores:
             node.clean = node.content == content
             if not node.going:
                 self._oracle.acknowledge(node.path, content)
                 self._oracle.check()
+
+    async def _still_there(self, opened: Opened) -> None:
+        """A sync has failed: what was written is there for those who have the file open."""
+        content = opened.node.content
+        if self._store.lasts or not content:
+            return
+        start = max(0, len(content) - LOOK_BYTES)
+        seen = await self._kernel.pread(opened.fh, start, LOOK_BYTES)
+        if seen != content[start:]:
+            raise Broken(f"{opened.node.path} lost bytes from {start} on when a sync failed")
 
     async def _call(
         self, name: str, call: Callable[[], Awaitable[T]], *, fine: tuple[int, ...] = (), leaves: str = ""

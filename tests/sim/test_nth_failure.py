@@ -21,7 +21,7 @@ from tests.memory_store import Call, MemoryStore
 from tests.sim.failing_store import LASTING, MODES, FailingStore, Mode
 from tests.sim.oracle import COPIES, Broken, Oracle
 from tests.sim.processes import next_start, process, rest
-from tests.sim.program import Character, Program
+from tests.sim.program import LOOK_BYTES, Character, Program
 from tests.sim.scenarios import SCENARIOS, Scenario
 
 CALLS_MAX = 200
@@ -29,7 +29,6 @@ LATENCY_SECONDS = 0.01
 START_NS = 1_700_000_000_000_000_000
 RUN_SECONDS = 100_000.0
 """Of virtual time: a run that waits for ever ends here."""
-LOOK_BYTES = 64 * 1024
 USEFUL: dict[Mode, tuple[Character, ...]] = {
     "fail": ("gives-up", "insists"),
     "refuse": ("gives-up",),
@@ -93,9 +92,9 @@ class Run:
             except S3MountError:
                 pass
             errors = await program.close_all()
-            if errors and self.mode not in LASTING:
+            if errors and not self.store.lasts:
                 raise Broken(f"a later close failed though the store was well: {errors[0]!r}") from errors[0]
-            if self.mode in LASTING:
+            if self.store.lasts:
                 await trio.sleep(RUN_SECONDS / 100)
             self.store.heal()
             await self._settled(kernel, self.store.left_open)
