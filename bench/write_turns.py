@@ -228,8 +228,8 @@ def rows(load: Load) -> list[Row]:
     costs = (
         Row("  CPU of the daemon", "s/GiB", "stream cpu", most=1.2),
         Row("  its memory", "MiB", "stream peak", most=200),
+        Row("  written to disk", "MiB", "stream disk", most=0.5),
     )
-    disk = Row("  written to disk", "MiB", "stream disk", most=0.5)
     link = Row(f"the same, {LINK_SECONDS * 1e3:.0f} ms away", "MB/s", "link mount", "link boto3", 0.9)
     return [
         Row(f"{stream} MiB in 1 MiB writes", "MB/s", "stream mount", "stream boto3", 0.75),

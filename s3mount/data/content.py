@@ -91,7 +91,7 @@ class Loader:
         """The bytes `[start, stop)` to send; valid inside the block. Raises Lost, Stale and what a GET raises."""
         pieces = list(content.pieces(start, stop))
         if any(piece.position is not None and piece.position < 0 for piece in pieces):
-            raise Lost("bytes were dropped from staging after they were sent: raise --staging-limit")
+            raise Lost("bytes were dropped from staging after they were sent: raise --memory-limit or --staging-limit")
         hold = self._staging.hold(
             (piece.position, piece.stop - piece.start) for piece in pieces if piece.position is not None
         )

@@ -47,7 +47,8 @@ class File:
         on_stored: Callable[["File", Stored], None],
     ) -> None:
         # The mutable state is that of the layers, the syncing and the reader, and: whether the file was created or
-        # truncated and not written to since; the size at which to look for a part to send ahead; whether it is closed.
+        # truncated and not written to since; the size at which to look for a part to send ahead; whether a program may
+        # come back to what it wrote; whether it is closed.
         self._storage = storage
         self._layers = Layers(storage.staging, base)
         self._syncing = Syncing(
@@ -63,6 +64,7 @@ class File:
         self._pristine = base is None
         self._part_bytes = storage.config.part_size_bytes
         self._look_bytes = self._part_bytes if base is None else sys.maxsize
+        self._returns = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -146,6 +148,7 @@ class File:
             await self.validate_for_writing()
         except Changed as changed:
             self.headers = absent if changed.info is None else changed.info.headers
+
     def _note_version(self, info: ObjectInfo) -> None:
         """Keep the version's id, which no listing tells, for when the name goes."""
         base = self.base
@@ -177,6 +180,12 @@ class File:
 
     # writing
 
+    def expect_returns(self) -> None:
+        """A handle can read: what was sent is kept here, be it on disk, as long as --staging-limit allows."""
+        self._returns = True
+        if self._syncing.stream is not None:
+            self._syncing.stream.expect_returns()
+
     async def write(self, offset: int, data: Buffer) -> int:
         """Stage bytes. Waits when staging is short. Raises StagingFull and FileTooBig, which poison the file."""
         view = data if isinstance(data, memoryview) else memoryview(data)
@@ -204,7 +213,9 @@ class File:
         stream = self._syncing.stream
         if stream is not None and self._syncing.epoch is None:
             if stream.dropped and self._layers.lost(offset, stop):
-                log.error("write over bytes that had left staging: raise --staging-limit key=%r", self.key)
+                log.error(
+                    "write over bytes that had left staging: raise --memory-limit or --staging-limit key=%r", self.key
+                )
                 raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
             stream.touch(offset, stop)
         self._pristine = False
@@ -246,7 +257,7 @@ class File:
         if self._syncing.refusal is None:
             log.error("write refused key=%r reason=%s", self.key, error)
             self._syncing.refusal = error
-            self._storage.offer(self, self._give_up_bytes)
+            self._storage.offer(self, self._give_up_bytes, in_memory=True)
         return error
 
     def _give_up_bytes(self) -> None:
@@ -269,7 +280,9 @@ class File:
             if stream is not None and self._syncing.epoch is None and size < self.size:
                 start, stop = stream.grid.part(stream.grid.number_at(size))
                 if start < size < stop and self._layers.lost(start, min(stop, self.size)):
-                    log.error("cut of bytes that had left staging: raise --staging-limit key=%r", self.key)
+                    log.error(
+                        "cut of bytes that had left staging: raise --memory-limit or --staging-limit key=%r", self.key
+                    )
                     raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
                 stream.touch(size, self.size)
             self._layers.truncate(size)
@@ -296,13 +309,14 @@ class File:
                 self._look_bytes = layers.size + RETRY_STREAM_BYTES
                 return
             if stream is not None and stream.in_flight >= storage.config.file_parts_max:
+                storage.want_turn(self._send_ahead)
                 self._look_bytes = layers.size + RETRY_STREAM_BYTES
                 return
             if not storage.take_turn(self._send_ahead):
                 return
             if stream is None:
                 multipart = Multipart(storage.store, storage.nursery, self.key, self.headers, syncing.condition)
-                stream = syncing.stream = Stream(storage, layers, multipart)
+                stream = syncing.stream = Stream(storage, layers, multipart, returns=self._returns)
             stream.begin_next()
 
     def _thawed(self) -> None:
@@ -311,7 +325,7 @@ class File:
             self._syncing.drop_stream()
             self._layers.clear()
         elif self.poisoned is not None:
-            self._storage.offer(self, self._give_up_bytes)
+            self._storage.offer(self, self._give_up_bytes, in_memory=True)
 
     # storing
 

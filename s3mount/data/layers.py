@@ -9,9 +9,10 @@ Knows the log and extents; no store, no task. Between two calls the content is e
 
 from collections.abc import Callable
 
+from s3mount.data.chunks import Tail
 from s3mount.data.content import Content, Layer
 from s3mount.data.extents import Extents, dropped
-from s3mount.data.staging import Staging, Tail
+from s3mount.data.staging import Staging
 from s3mount.data.version import Version
 
 
@@ -52,6 +53,14 @@ class Layers:
     def lost(self, start: int, stop: int) -> bool:
         """Whether bytes of `[start, stop)` that the live extents map were dropped."""
         return any(position is not None and position < 0 for _, _, position in self.live.pieces(start, stop))
+
+    def in_memory(self, start: int, stop: int) -> bool:
+        """Whether some of what is staged of `[start, stop)` is in memory."""
+        extents = self.live if self.epoch is None else self.epoch
+        return any(
+            position is not None and position >= 0 and self._staging.in_memory(position, high - low)
+            for low, high, position in extents.pieces(start, stop)
+        )
 
     def rewritable(self, start: int, stop: int) -> bool:
         """Whether a write needs no new place at all."""

@@ -74,7 +74,7 @@ class Reader:
             base = layers.base
             pieces = list(layers.content().pieces(offset, stop))
             if any(piece.position is not None and piece.position < 0 for piece in pieces):
-                log.error("read of bytes that had left staging: raise --staging-limit")
+                log.error("read of bytes that had left staging: raise --memory-limit or --staging-limit")
                 raise Lost("the bytes were dropped from staging after they were sent")
             if len(pieces) == 1 and pieces[0].position is not None:
                 view = staging.peek(pieces[0].position, stop - offset)

@@ -42,8 +42,9 @@ class Storage:
         run_in_thread: RunInThread = trio.to_thread.run_sync,
         find_out: FindOut = as_s3_says,
     ) -> None:
-        # The mutable state: what may be dropped when the log runs short, oldest first; parts being sent ahead and the
-        # files that wait for a turn; how many files are read in sequence. What the store takes is in `learning`.
+        # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
+        # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn;
+        # how many files are read in sequence. What the store takes is in `learning`.
         self.store = store
         self.config = config
         self.nursery = nursery
@@ -65,6 +66,7 @@ class Storage:
             staging_dir,
             memory_bytes=memory // 4,
             segment_bytes=config.segment_bytes,
+            reclaim=self.reclaim_memory,
             run_in_thread=run_in_thread,
         )
         self.blocks = BlockCache(
@@ -81,6 +83,7 @@ class Storage:
         self.orphans = Orphans(store, journal, nursery, config.prefix)
         self.sequential_readers = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
+        self._offers_in_memory: OrderedDict[Hashable, None] = OrderedDict()
         self._parts_ahead = 0
         self._turns: OrderedDict[Callable[[], None], None] = OrderedDict()
 
@@ -95,27 +98,48 @@ class Storage:
     def worth_streaming(self, size: int) -> bool:
         """Whether to begin to send a file ahead that has `size` bytes by now: not if one PUT does as well, unless
         staging is short; not if it would run out of parts."""
-        return (size > self.put_max_bytes or self.budget.short) and size <= self.grid.stop
+        return (size > self.put_max_bytes or self.short) and size <= self.grid.stop
 
     def window_max_bytes(self) -> int:
         """How far ahead one sequential reader may fetch, so that all of them find what they fetched."""
         return min(self.config.readahead_max_bytes, self.blocks_share_bytes // (2 * max(1, self.sequential_readers)))
 
+    @property
+    def short(self) -> bool:
+        """Whether it helps to send parts early, be it that a PUT would have done."""
+        return self.budget.short or self.staging.crowded
+
     # what may be dropped
 
-    def offer(self, name: Hashable, drop: Callable[[], None]) -> None:
-        """`drop` frees staging and may be called when that runs short."""
+    def offer(self, name: Hashable, drop: Callable[[], None], *, in_memory: bool) -> None:
+        """`drop` frees staging and may be called when that runs short; when its memory does, if it is there."""
         self._offers[name] = drop
+        if in_memory:
+            self._offers_in_memory[name] = None
 
     def withdraw(self, name: Hashable) -> None:
         self._offers.pop(name, None)
+        self.withdraw_memory(name)
+
+    def withdraw_memory(self, name: Hashable) -> None:
+        """Nothing is to be dropped under this name when only memory runs short."""
+        self._offers_in_memory.pop(name, None)
 
     def reclaim(self, size: int) -> None:
         """Free `size` bytes of staging from what was offered, if there is so much."""
         goal = self.budget.live_bytes - size
         while self._offers and self.budget.live_bytes > goal:
-            _, drop = self._offers.popitem(last=False)
+            name, drop = self._offers.popitem(last=False)
+            self._offers_in_memory.pop(name, None)
             drop()
+
+    def reclaim_memory(self) -> bool:
+        """Drop the oldest of what was offered in memory; whether there was any."""
+        if not self._offers_in_memory:
+            return False
+        name, _ = self._offers_in_memory.popitem(last=False)
+        self._offers.pop(name)()
+        return True
 
     # parts sent ahead
 
@@ -128,6 +152,10 @@ class Storage:
             return True
         self._turns[again] = None
         return False
+
+    def want_turn(self, again: Callable[[], None]) -> None:
+        """Call `again` once when a part was sent."""
+        self._turns[again] = None
 
     def end_turn(self) -> None:
         """Give the turn to the first who still wants it; each of those who wait is asked once."""

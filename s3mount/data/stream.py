@@ -2,7 +2,9 @@
 
 A part that is rewritten before completion is sent again under its number, by the sync that completes the upload. Parts
 that are sent may be dropped from staging when it runs short, but never the first, and never one whose upload is
-conditional on a base.
+conditional on a base. Memory counts as staging here, so that a stream that the network keeps up with touches no disk:
+when the memory share runs short, a part that was sent is dropped instead of written to disk. But only while nothing
+tells that the program may come back to it: a handle that can read, or a part that was written again, does.
 """
 
 import logging
@@ -22,10 +24,11 @@ log = logging.getLogger(__name__)
 class Stream:
     """One upload under way while its file is being written."""
 
-    def __init__(self, storage: Storage, layers: Layers, multipart: Multipart) -> None:
+    def __init__(self, storage: Storage, layers: Layers, multipart: Multipart, *, returns: bool) -> None:
         # The mutable state: where its parts lie, known beyond the flat ones once the store is; the next part to send;
         # how far parts were ever sent; parts in flight, each with whether it was rewritten meanwhile; parts dropped
-        # (all of them stored); whether one failed, after which nothing more is sent ahead.
+        # (all of them stored); whether the program may come back to what was sent; whether a part failed, after which
+        # nothing more is sent ahead.
         self._storage = storage
         self._layers = layers
         self.multipart = multipart
@@ -35,6 +38,7 @@ class Stream:
         self._stale: dict[int, bool] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self.dropped: set[int] = set()
+        self._returns = returns
         self.failed = False
         self._settled = trio.Event()
         self._settled.set()
@@ -101,12 +105,21 @@ class Stream:
     def _lost(self, number: int) -> bool:
         return self._layers.lost(*self.grid.part(number))
 
+    def expect_returns(self) -> None:
+        """The program may come back to what was sent: none of it is dropped for want of memory alone."""
+        self._returns = True
+        for number in range(2, self.next):
+            self._storage.withdraw_memory((self, number))
+
     def touch(self, start: int, stop: int) -> None:
         """`[start, stop)` changes: parts there will be sent again."""
         if start >= min(stop, self._high):
             return
         grid = self.grid
-        for number in range(grid.number_at(start), grid.number_at(min(stop, self._high) - 1) + 1):
+        first, last = grid.number_at(start), grid.number_at(min(stop, self._high) - 1)
+        if last > 1 and not self._returns:
+            self.expect_returns()
+        for number in range(first, last + 1):
             if number in self._stale:
                 self._stale[number] = True
             self.multipart.forget(number)
@@ -164,7 +177,8 @@ class Stream:
             if sent and stale:
                 self.multipart.forget(number)
             elif sent and self._frees(number) and not self.multipart.over:
-                storage.offer((self, number), lambda: self._drop(number))
+                in_memory = not self._returns and self._layers.in_memory(start, stop)
+                storage.offer((self, number), lambda: self._drop(number), in_memory=in_memory)
                 if storage.budget.short:
                     storage.reclaim(stop - start)
             if not self._stale:

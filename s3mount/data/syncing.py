@@ -323,7 +323,10 @@ class Syncing:
         if stream is not None and stream.multipart.over:
             self.stream = None
         elif stream is not None and stream.broken:
-            log.error("bytes were written over after they had left staging: raise --staging-limit key=%r", self.key)
+            log.error(
+                "bytes were written over after they had left staging: raise --memory-limit or --staging-limit key=%r",
+                self.key,
+            )
             self.refusal = StagingFull("part of the file was dropped from staging and then written over")
         self._on_thawed()
 

@@ -109,13 +109,12 @@ class Handles:
         except BaseException:
             self._drop_handle(inode, state)
             raise
-        return self._add(inode, state, writable)
+        return self._add(inode, state, flags)
 
     def add_created(self, inode: Inode, flags: int) -> Fh:
         """The first handle of a file that was created here."""
-        state = inode.own
-        state.handles += 1
-        return self._add(inode, state, flags & os.O_ACCMODE != os.O_RDONLY)
+        inode.own.handles += 1
+        return self._add(inode, inode.own, flags)
 
     def make_created(self, inode: Inode, key: str, headers: Headers) -> File:
         """Give a new inode its file, which is not in the bucket yet."""
@@ -253,11 +252,13 @@ class Handles:
         await file.overwrite()
         state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
 
-    def _add(self, inode: Inode, state: State, writable: bool) -> Fh:
-        if writable:
-            state.writers += 1
+    def _add(self, inode: Inode, state: State, flags: int) -> Fh:
+        handle = Handle(inode, flags & os.O_ACCMODE != os.O_RDONLY)
+        state.writers += handle.writable
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            self._file(handle).expect_returns()
         fh = self.number()
-        self._handles[fh] = Handle(inode, writable)
+        self._handles[fh] = handle
         return fh
 
     def _drop_handle(self, inode: Inode, state: State) -> None:

@@ -1,5 +1,7 @@
 """File on the in-memory store, one sentence of the design at a time."""
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -555,6 +557,96 @@ async def test_going_back_to_dropped_bytes_is_an_error_in_words(caplog: pytest.L
         assert store.body("k") == b"again"
         file.close()
     assert not store.uploads
+
+
+def slow_link(store: MemoryStore, bytes_per_second: float) -> None:
+    """Have the parts pass one after another."""
+    link = trio.Lock()
+
+    async def send(call: Call) -> None:
+        if call.operation == "upload_part":
+            async with link:
+                await trio.sleep(call.size / bytes_per_second)
+
+    store.before = send
+
+
+@run_virtual
+async def test_a_stream_that_the_network_keeps_up_with_writes_nothing_to_disk() -> None:
+    store = MemoryStore()
+    slow_link(store, 50 * MIB)
+    size = 96 * MIB
+    async with storage_on(store, memory_limit_bytes=128 * MIB) as storage:  # there is no disk
+        file = created(storage)
+        body = pattern(MIB)
+        for offset in range(0, size, MIB):
+            await file.write(offset, body)
+            assert storage.staging.chunks_in_memory <= 32
+        await file.flush()
+        assert store.body("k") == filled(size, MIB)
+        file.close()
+    assert store.sent_bytes == size
+
+
+@run_virtual
+async def test_a_network_that_is_slower_than_the_writer_leaves_the_rest_to_the_disk(tmp_path: Path) -> None:
+    store = MemoryStore()
+    slow_link(store, MIB)
+    size = 96 * MIB
+    async with storage_on(store, memory_limit_bytes=128 * MIB, directory=tmp_path) as storage:
+        file = created(storage)
+        await fill(file, size, step=MIB)
+        assert trio.current_time() < 60, "the writer does not wait for a minute and a half"
+        assert storage.staging._spill.slots_used > 20
+        await file.flush()
+        assert store.body("k") == filled(size, MIB)
+        file.close()
+
+
+@run_virtual
+async def test_going_back_to_bytes_that_memory_had_no_room_for_names_both_limits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemoryStore()
+    async with storage_on(store, memory_limit_bytes=128 * MIB) as storage:
+        file = created(storage)
+        await fill(file, 64 * MIB, step=MIB)
+        with pytest.raises(Lost):
+            await file.read(PART, 1)
+        assert "read of bytes that had left staging: raise --memory-limit or --staging-limit" in caplog.text
+        assert bytes(await file.read(0, 10)) == pattern(MIB)[:10], "the first part stays"
+        with pytest.raises(StagingFull):
+            await file.write(PART, b"x")
+        assert "write over bytes that had left staging: raise --memory-limit or --staging-limit" in caplog.text
+        file.discard()
+        file.close()
+
+
+@pytest.mark.parametrize("told", ["by a handle that reads", "by a part written again"])
+@run_virtual
+async def test_who_comes_back_to_a_large_stream_finds_it_on_disk(tmp_path: Path, told: str) -> None:
+    store = MemoryStore()
+    size = 64 * MIB
+    async with storage_on(store, memory_limit_bytes=128 * MIB, directory=tmp_path) as storage:
+        file = created(storage)
+        await fill(file, 11 * MIB, step=MIB)
+        if told == "by a handle that reads":
+            file.expect_returns()
+        await fill(file, 5 * MIB, start=11 * MIB, step=MIB)
+        await trio.sleep(1)
+        if told == "by a part written again":
+            await file.write(PART, pattern(1))
+        await fill(file, size - 16 * MIB, start=16 * MIB, step=MIB)
+        expected = bytearray(filled(size, MIB))
+        if told == "by a part written again":
+            expected[PART : PART + 1] = pattern(1)
+        for offset in range(0, size, 7 * MIB):
+            assert bytes(await file.read(offset, 100)) == expected[offset : offset + 100]
+            await file.write(offset, b"again")
+            expected[offset : offset + 5] = b"again"
+        await file.flush()
+        assert store.body("k") == expected
+        file.close()
 
 
 @run_virtual

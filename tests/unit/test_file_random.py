@@ -151,6 +151,7 @@ async def run_model(
         config = replace(config, equal_parts="yes", part_copy="yes", parts_max=4, file_size_max_bytes=GIB)
     async with storage_of(store, config, as_s3_says, limit=limit, directory=directory) as storage:
         file = created(storage) if start is None else opened(storage, store)
+        file.expect_returns()
         model = Model(storage, store, file, draw, size_max)
         stored = store._store
 

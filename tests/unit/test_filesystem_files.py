@@ -7,12 +7,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.errors import BadHandle, FileSystemError, IsADirectory, PreconditionFailed, ReadOnly, Stale, Unavailable
+from s3mount.config import MIB
+from s3mount.errors import (
+    BadHandle,
+    FileSystemError,
+    IsADirectory,
+    PreconditionFailed,
+    ReadOnly,
+    StagingFull,
+    Stale,
+    Unavailable,
+)
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import Caller, Changes
 from tests.kernel_model import ME, mounted
 from tests.memory_store import Call, MemoryStore
-from tests.running import run_virtual
+from tests.running import run_trio, run_virtual
 
 FOREIGN = Headers(content_type="text/x-foreign", cache_control="max-age=1", metadata={"who": "me"})
 
@@ -473,3 +483,24 @@ async def test_a_cancelled_open_gives_its_handle_back(tmp_path: Path) -> None:
         assert scope.cancelled_caught
         kernel.drop_caches()
         assert len(kernel.fs._inodes) == 1
+
+
+@pytest.mark.parametrize("access", [os.O_RDWR, os.O_WRONLY])
+@run_trio
+async def test_a_large_file_is_kept_whole_for_who_can_read_it_while_he_writes(tmp_path: Path, access: int) -> None:
+    store = MemoryStore()
+    size = 64 * MIB
+    async with mounted(store, tmp_path, memory_limit_bytes=128 * MIB) as kernel:
+        fh = await kernel.open("f", access | os.O_CREAT)
+        for offset in range(0, size, MIB):
+            await kernel.fs.write(fh, offset, bytes(MIB))
+        if access == os.O_RDWR:
+            assert bytes(await kernel.fs.read(fh, 20 * MIB, 10)) == bytes(10)
+            await kernel.fs.write(fh, 20 * MIB, b"again")
+            await kernel.close(fh)
+            assert store.body("f")[20 * MIB :][:10] == b"again" + bytes(5)
+        else:
+            with pytest.raises(StagingFull):
+                await kernel.fs.write(fh, 20 * MIB, b"again")
+            with pytest.raises(StagingFull):
+                await kernel.close(fh)

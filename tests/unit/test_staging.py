@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from s3mount.config import MIB
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
-from s3mount.data.staging import CHUNK_BYTES, RunInThread, Staging, Tail
+from s3mount.data.chunks import CHUNK_BYTES, Tail
+from s3mount.data.staging import RunInThread, Staging
 from s3mount.errors import StagingFull
 from tests.running import run_trio, run_virtual
 
@@ -41,6 +43,7 @@ async def staging(
             directory,
             memory_bytes=memory,
             segment_bytes=8 * MIB,
+            reclaim=lambda: False,
             run_in_thread=run_in_thread,
         )
         yield log
@@ -113,7 +116,7 @@ async def test_old_chunks_go_to_disk_when_memory_runs_out_and_the_disk_is_given_
                 assert back == data[:size]
         for _, places in written[::2] + written[1::2]:
             log.free(places)
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await wait_all_tasks_blocked(0.05)
         assert (log.chunks, log._spill.slots_used, log._spill._fds) == (0, 0, {})
 
 
@@ -177,7 +180,7 @@ async def test_a_disk_that_fills_up_is_told_once_and_memory_goes_on(
                 refused += 1
             else:
                 places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
-        assert len(places) >= 8
+        assert len(places) >= 3 + 4, "the disk's, and half of the memory at least"
         assert refused == 30 - len(places)
         assert disk.asked < 3 * 30, "a write that waits tries the disk once, not for ever"
         assert len(caplog.records) == 1
@@ -226,6 +229,60 @@ async def test_on_a_full_disk_a_write_waits_for_the_uploads_under_way(tmp_path: 
 
 
 @run_virtual
+async def test_who_waits_for_memory_is_served_in_the_order_of_arrival() -> None:
+    async with staging(Path("/nowhere"), memory=8 * MIB) as log:
+        log.budget.will_free()
+        places = [list(log.append(memoryview(bytes(MIB)), Tail())) for _ in range(7)]
+        served: list[int] = []
+
+        async def wait(number: int) -> None:
+            await log.wait_for_memory(MIB)
+            served.append(number)
+            places.append(list(log.append(memoryview(bytes(MIB)), Tail())))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(wait, number)
+                await wait_all_tasks_blocked()
+                assert not log.ready(1), "who comes later does not pass those who wait"
+            assert log._waiting_bytes == 5 * MIB
+            while len(served) < 5:
+                log.free(places.pop(0))
+                await wait_all_tasks_blocked()
+        assert served == [0, 1, 2, 3, 4]
+        assert log._waiting_bytes == 0
+        assert log.ready(1)
+
+
+@run_virtual
+async def test_a_writer_waits_for_uploads_that_keep_up_before_anything_goes_to_disk(tmp_path: Path) -> None:
+    async with staging(tmp_path, memory=16 * MIB) as log:
+        log.budget.will_free()
+        places: list[list[tuple[int, int]]] = []
+
+        async def upload() -> None:
+            while len(places) < 50:
+                await trio.sleep(0.9)
+                log.free(places.pop(0))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                if number == 2:
+                    nursery.start_soon(upload)
+                await log.wait_for_memory(MIB)
+                places.append(list(log.append(memoryview(bytes(MIB)), Tail())))
+            nursery.cancel_scope.cancel()
+        assert log._spill.slots_used == 0
+        await trio.sleep(2)
+        began = trio.current_time()
+        for _ in range(20):
+            await log.wait_for_memory(MIB)
+            places.append(list(log.append(memoryview(bytes(MIB)), Tail())))
+        assert log._spill.slots_used >= 16, "uploads that free nothing for a second are not waited for"
+        assert trio.current_time() == began
+
+
+@run_virtual
 async def test_below_three_quarters_nobody_waits() -> None:
     budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
     assert budget.roomy(75)
@@ -248,11 +305,11 @@ async def test_writers_get_what_uploads_free_in_turn() -> None:
     async with trio.open_nursery() as nursery:
         for number in range(4):
             nursery.start_soon(write, number)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         assert order == []
         for expected in range(1, 5):
             budget.freed(10)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert order == list(range(expected))
     assert budget.live_bytes == 80
 
