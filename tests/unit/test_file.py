@@ -477,6 +477,20 @@ async def test_a_growing_file_is_sent_while_it_is_written_and_published_by_close
 
 
 @run_virtual
+async def test_a_part_that_was_sent_starts_the_next_though_the_program_pauses() -> None:
+    store = MemoryStore(latency_seconds=1.0)
+    async with storage_on(store, file_parts_max=2) as storage:
+        file = created(storage)
+        await fill(file, 8 * PART + 128 * KIB)
+        await trio.sleep(60)
+        assert store.counts["upload_part"] == 8
+        await file.flush()
+        assert store.counts["upload_part"] == 9
+        assert store.body("k") == filled(8 * PART + 128 * KIB)
+        file.close()
+
+
+@run_virtual
 async def test_a_part_rewritten_before_completion_is_sent_again() -> None:
     store = MemoryStore(latency_seconds=0.01)
     size = 6 * PART
