@@ -3,7 +3,8 @@
 Starts SeaweedFS on loopback and takes interleaved turns; each writer is a process of its own with its bytes in memory
 before the clock starts, each mount of s3mount is made for its turn, and `close` counts. boto3 uploads the same bytes
 from memory with 8 threads in parts of 8 MiB (its own choice; no other size was faster here, and ours are 5 MiB), with
-CRC32, and as we do it leaves the payload out of the signature. rclone's close does not wait for its upload, ours does.
+CRC32, and as we do it leaves the payload out of the signature. rclone's close does not wait for its upload, ours does;
+a line without a target tells when rclone's files are in the bucket (it waits for 5 s first, unless told otherwise).
 The same streams also go over a link with the store 20 ms away (`bench.link`). Prints medians, and exits with 1 when a
 target is missed.
 """
@@ -160,7 +161,22 @@ class Bench:
             with serving as mount:
                 target = mount.root / name
                 rate = small_files.turn("create_mounted", target, self.environment, bucket=BUCKET, threads=threads)
+                if system == "rclone":
+                    seconds = small_files.FILES / rate + self.stored_after(name)
+                    self.note(f"{kind} stored", small_files.FILES / seconds)
         self.note(f"{kind} {system}", rate)
+
+    def stored_after(self, directory: str) -> float:
+        """How long it takes from now until all small files of a turn are in the bucket."""
+        began = time.perf_counter()
+        while True:
+            page = boto(self.server).list_objects_v2(Bucket=BUCKET, Prefix=f"{directory}/f", MaxKeys=small_files.FILES)
+            took = time.perf_counter() - began
+            if page["KeyCount"] == small_files.FILES:
+                return took
+            if took > TURN_SECONDS:
+                raise RuntimeError(f"rclone stored {page['KeyCount']} of {small_files.FILES} files")
+            time.sleep(0.1)
 
     # a turn of every system
 
@@ -213,7 +229,7 @@ def measure(bench: Bench, parts: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target: `ours` over `theirs` at least `least`, or `ours` at most `most`."""
+    """One line: `ours` over `theirs`, if a target at least `least`; or `ours` at most `most`."""
 
     title: str
     unit: str
@@ -240,6 +256,7 @@ def rows(load: Load) -> list[Row]:
         *(replace(row, ours=row.ours.replace("stream", "link")) for row in costs),
         Row(f"{small_files.FILES} files by 16 writers", "/s", "create-16 mount", "create-16 boto3", 1.5),
         Row(f"{small_files.FILES} files by one writer", "/s", "create-1 mount", "create-1 rclone", 1.2, peer="rclone"),
+        Row("  until they are stored", "/s", "create-1 mount", "create-1 stored", peer="rclone"),
     ]
 
 
@@ -256,7 +273,7 @@ def report(load: Load, figures: Figures) -> bool:
         if row.theirs:
             ratio = figure / statistics.median(theirs)
             beside, peer, share = f"{statistics.median(theirs):.0f} {row.unit}", row.peer, f"{ratio:.2f}"
-            good, target = ratio >= row.least, f">= {row.least}"
+            good, target = ratio >= row.least, f">= {row.least}" if row.least else ""
         else:
             good, target = figure <= row.most, f"<= {row.most}"
         met &= good
