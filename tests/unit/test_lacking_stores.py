@@ -146,7 +146,8 @@ async def test_the_first_uploads_that_have_to_know_share_one_probe(tmp_path: Pat
 
 
 STREAM_PARTS = 106
-LITTLE = config(equal_parts="yes", part_copy="yes", parts_max=20, file_size_max_bytes=GIB)
+# Memory for all of it: what was sent stays as long as staging has room.
+LITTLE = config(equal_parts="yes", part_copy="yes", parts_max=20, file_size_max_bytes=GIB, memory_limit_bytes=GIB)
 
 
 @pytest.mark.parametrize(("equal", "parts_max"), [(True, 10_000), (False, 1000)])
