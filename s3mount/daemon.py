@@ -22,6 +22,7 @@ import trio
 
 from s3mount import drain, instance, kernel, logs, preflight, turns
 from s3mount.config import Config
+from s3mount.data.conflict import sweep
 from s3mount.data.journal import Journal, PaperFile
 from s3mount.data.leftovers import Leftovers
 from s3mount.data.storage import Storage
@@ -180,6 +181,8 @@ class Daemon:
         )
         leftovers = Leftovers(store, self._journal, config, nursery)
         filesystem = FileSystem(store, storage, config, nursery)
+        if not config.read_only:
+            nursery.start_soon(sweep, store, config)
         try:
             await filesystem.start()
         except S3MountError as error:

@@ -37,6 +37,8 @@ class Piece:
     stop: int
     position: int | None
     from_base: bool
+    missing: bool = False
+    """It was in a base that is gone: an upload sends zeros, a read is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Content:
     layers: tuple[Layer, ...]
     base: Version | None
     base_stop: int
+    missing: tuple[tuple[int, int], ...] = ()
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """Cover `[start, stop)` in order."""
@@ -64,9 +67,20 @@ class Content:
             return
         middle = min(max(start, self.base_stop), stop)
         if start < middle:
-            yield Piece(start, middle, None, from_base=True)
+            yield from self._base_pieces(start, middle)
         if middle < stop:
             yield Piece(middle, stop, None, from_base=False)
+
+    def _base_pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        for low, high in self.missing:
+            low, high = max(low, start), min(high, stop)
+            if low < high:
+                if start < low:
+                    yield Piece(start, low, None, from_base=True)
+                yield Piece(low, high, None, from_base=False, missing=True)
+                start = high
+        if start < stop:
+            yield Piece(start, stop, None, from_base=True)
 
     def kept(self, size: int) -> list[tuple[int, int]]:
         """The ranges below `size` that come from the base."""

@@ -1,22 +1,20 @@
 """File: the bytes of one regular file, as programs see them and as the bucket gets them.
 
-It ties together `layers` (what the bytes are), `syncing` (how they are stored), `stream` (parts sent ahead) and
-`readahead`. It knows a key and etags; no inode, name or mode. It lives as long as its inode has handles.
+It ties together `layers` (what the bytes are), `syncing` (how they are stored), `ahead` (parts sent before that) and
+`reading`. It knows a key and etags; no inode, name or mode. It lives as long as its inode has handles.
 """
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 
+from s3mount.data.ahead import Ahead
 from s3mount.data.described import described
 from s3mount.data.layers import Layers
 from s3mount.data.orphans import Keeping
 from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
-from s3mount.data.stream import Stream
 from s3mount.data.syncing import Syncing
-from s3mount.data.upload import Multipart
 from s3mount.data.version import Changed, Version
 from s3mount.errors import (
     FileSystemError,
@@ -25,13 +23,11 @@ from s3mount.errors import (
     NotImplementedByStore,
     PreconditionFailed,
     StagingFull,
-    Stale,
+    again,
 )
-from s3mount.store.base import ALWAYS, Buffer, Condition, Headers, ObjectInfo, Stored
+from s3mount.store.base import Buffer, Headers, ObjectInfo, Stored
 
 log = logging.getLogger(__name__)
-
-RETRY_STREAM_BYTES = 1024 * 1024
 
 
 class File:
@@ -45,10 +41,10 @@ class File:
         headers: Headers,
         *,
         on_stored: Callable[["File", Stored], None],
+        on_conflict: Callable[["File"], None],
     ) -> None:
-        # The mutable state is that of the layers, the syncing and the reader, and: whether the file was created or
-        # truncated and not written to since; the size at which to look for a part to send ahead; whether a program may
-        # come back to what it wrote; whether it is closed.
+        # The mutable state is that of the layers, the syncing, the reader and what is sent ahead, and: whether the file
+        # was created or truncated and not written to since; whether it is closed.
         self._storage = storage
         self._layers = Layers(storage.staging, base)
         self._syncing = Syncing(
@@ -56,22 +52,23 @@ class File:
             self._layers,
             key,
             headers,
-            on_stored=lambda stored: on_stored(self, stored),
+            on_stored=self._stored,
             on_thawed=self._thawed,
+            on_conflict=lambda: on_conflict(self),
         )
         self._reader = Reader(storage, self._layers, self._syncing.settle)
         self._keeping = Keeping(storage.orphans, storage.staging, storage.blocks, self._layers)
         self._pristine = base is None
-        self._part_bytes = storage.config.part_size_bytes
-        self._look_bytes = self._part_bytes if base is None else sys.maxsize
-        self._returns = False
+        self._ahead = Ahead(storage, self._layers, self._syncing)
+        self._on_stored = on_stored
         self._closed = False
 
     def __repr__(self) -> str:
         states = [
             word
             for word, holds in (
-                ("poisoned", self.poisoned is not None),
+                ("poisoned", self._syncing.refusal is not None),
+                ("parted", self.parted),
                 ("orphan", self._syncing.orphan),
                 ("new", self.base is None),
                 ("dirty", self.dirty),
@@ -109,8 +106,14 @@ class File:
 
     @property
     def poisoned(self) -> FileSystemError | None:
-        """What every sync answers, since a write was refused or another client changed the object."""
+        """What every sync answers, since a write was refused or the bytes were lost."""
         return self._syncing.refusal
+
+    @property
+    def parted(self) -> bool:
+        """Whether the key is another client's by a conflict: it has the name, this file goes on without. Every sync
+        answers ESTALE, once it has stored what is dirty as the conflict's copy."""
+        return self._syncing.conflict is not None
 
     @property
     def headers(self) -> Headers:
@@ -160,7 +163,7 @@ class File:
     async def overwrite(self) -> None:
         """Open with O_TRUNC: nothing of the content stays, and the next upload replaces whatever is there."""
         self._start_over()
-        self._syncing.unconditional = True
+        self._syncing.expectation.unconditional = True
         self._pristine = True
 
     def _start_over(self) -> None:
@@ -169,7 +172,7 @@ class File:
         self._storage.withdraw(self)
         self._layers.clear()
         self._layers.truncate(0)
-        self._look_bytes = self._part_bytes
+        self._ahead.restart()
 
     # reading
 
@@ -182,7 +185,7 @@ class File:
 
     def expect_returns(self) -> None:
         """A handle can read: what was sent is kept here, be it on disk, as long as --staging-limit allows."""
-        self._returns = True
+        self._ahead.returns = True
         if self._syncing.stream is not None:
             self._syncing.stream.expect_returns()
 
@@ -194,15 +197,26 @@ class File:
             return 0
         if offset + size > self._storage.config.file_size_max_bytes:
             raise self.refuse(self._too_big())
-        if self.poisoned is not None and not isinstance(self.poisoned, Stale):
-            self._syncing.check()
+        if self._syncing.refusal is not None:
+            raise again(self._syncing.refusal)
+        if self._reader.asks_base and not (offset == 0 and size >= self._layers.base_stop):
+            self._reader.fetch_base()
         if self._storage.staging.ready(size) or self._layers.rewritable(offset, offset + size):
             self._place(offset, view)
-            if self._layers.size >= self._look_bytes:
-                self._send_ahead()
+            if self._layers.size >= self._ahead.look_bytes:
+                self._ahead.send()
         else:
             await self._write_in_turn(offset, view)
         return size
+
+    def _stored(self, stored: Stored) -> None:
+        self._reader.asks_base = True
+        self._on_stored(self, stored)
+
+    def fetch_base(self) -> None:
+        """The file will change: begin to fetch a small base whole, for it may be gone when the upload needs it."""
+        if self._reader.asks_base:
+            self._reader.fetch_base()
 
     def _place(self, offset: int, view: memoryview) -> None:
         stop = offset + len(view)
@@ -224,7 +238,7 @@ class File:
     async def _write_in_turn(self, offset: int, view: memoryview) -> None:
         storage = self._storage
         size = len(view)
-        self._send_ahead()
+        self._ahead.send()
         await storage.budget.admit(size, self._poison_full)
         try:
             try:
@@ -232,7 +246,7 @@ class File:
             except StagingFull as error:
                 raise self.refuse(error) from error
             self._place(offset, view)
-            self._send_ahead()
+            self._ahead.send()
         finally:
             storage.budget.unreserve(size)
 
@@ -262,7 +276,7 @@ class File:
 
     def _give_up_bytes(self) -> None:
         """Staging runs short, and these bytes can never be stored."""
-        if not self.busy and self.poisoned is not None:
+        if not self.busy and self._syncing.refusal is not None:
             self._syncing.drop_stream()
             self._layers.give_up()
 
@@ -271,9 +285,7 @@ class File:
         if size > self._storage.config.file_size_max_bytes:
             raise self._too_big()
         if size == 0:
-            conflict = self.poisoned if isinstance(self.poisoned, Stale) else None
             self._start_over()
-            self._syncing.refusal = conflict
         elif size != self.size:
             self._check_reach(size)
             stream = self._syncing.stream
@@ -288,43 +300,13 @@ class File:
             self._layers.truncate(size)
             self._pristine = False
 
-    def _send_ahead(self) -> None:
-        """Begin to send parts that are full, if this file may."""
-        storage, syncing, layers = self._storage, self._syncing, self._layers
-        if not syncing.may_stream:
-            self._look_bytes = sys.maxsize if layers.base_stop else layers.size + RETRY_STREAM_BYTES
-            return
-        while True:
-            stream = syncing.stream
-            if stream is not None and not stream.may_go_on(layers.size, self._send_ahead):
-                self._look_bytes = layers.size + RETRY_STREAM_BYTES
-                return
-            start, stop = storage.grid.part(1) if stream is None else stream.grid.part(stream.next)
-            self._look_bytes = stop + 1
-            if layers.size <= stop:
-                return
-            if stream is None and not storage.worth_streaming(layers.size):
-                return
-            if not layers.live.covers(start, stop):
-                self._look_bytes = layers.size + RETRY_STREAM_BYTES
-                return
-            if stream is not None and stream.in_flight >= storage.config.file_parts_max:
-                storage.want_turn(self._send_ahead)
-                self._look_bytes = layers.size + RETRY_STREAM_BYTES
-                return
-            if not storage.take_turn(self._send_ahead):
-                return
-            if stream is None:
-                multipart = Multipart(storage.store, storage.nursery, self.key, self.headers, syncing.condition)
-                stream = syncing.stream = Stream(storage, layers, multipart, returns=self._returns)
-            stream.begin_next()
-
     def _thawed(self) -> None:
-        self._look_bytes = self._layers.size
+        self._ahead.look_bytes = self._layers.size
         if self._closed:
             self._syncing.drop_stream()
+            self._syncing.orphan = True
             self._layers.clear()
-        elif self.poisoned is not None:
+        elif self._syncing.refusal is not None:
             self._storage.offer(self, self._give_up_bytes, in_memory=True)
 
     # storing
@@ -332,8 +314,9 @@ class File:
     async def flush(self) -> None:
         """FLUSH of a handle that can write: stores what is dirty, but a created or truncated file only once it was
         written to."""
-        self._syncing.check()
-        if not self._pristine:
+        if self._pristine:
+            self._syncing.check()
+        else:
             await self._syncing.sync()
 
     async def sync(self) -> None:
@@ -344,13 +327,18 @@ class File:
             self._pristine = False
 
     async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
-        """Move the base object by `move`; what is stored later goes to `key`. Raises Busy."""
+        """Move the base object by `move`; what is stored later goes to `key`. Raises Busy and Stale."""
         await self._syncing.rename(key, move)
 
     async def unlink(self, *, read_on: bool = True) -> None:
         """Delete the object; this file is never stored again, and stays readable and writable if anybody may
         `read_on`."""
-        await self._forsake(self._delete_object, read_on=read_on)
+
+        async def remove(base: Version | None) -> None:
+            self._syncing.check_parted()
+            await self._delete_object(base)
+
+        await self._forsake(remove, read_on=read_on)
 
     async def replaced(self, replace: Callable[[], Awaitable[None]], *, read_on: bool = True) -> None:
         """Another object takes the key, by `replace`: as `unlink`, but nothing is deleted. No upload runs meanwhile;
@@ -365,12 +353,15 @@ class File:
         """Another object has taken the key: as `replaced`, but what is not here can be read by a version id only."""
 
         async def pin() -> None:
-            self._keeping.pin()
+            if not self.parted:
+                self._keeping.pin()
 
         await self._syncing.forsake(pin)
 
     async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]], *, read_on: bool) -> None:
         async def act() -> None:
+            if self.parted:
+                return await remove(self.base)  # what it shows is elsewhere
             base = self._keeping.begin()
             try:
                 if read_on:
@@ -383,18 +374,18 @@ class File:
         await self._syncing.forsake(act)
 
     async def _delete_object(self, base: Version | None) -> None:
-        store = self._storage.store
-        if base is None or base.key != self.key:
-            return  # a rename of unknown outcome has left the bytes at its target only
-        condition = ALWAYS if self._syncing.unconditional else Condition(etag=base.etag)
+        store, key = self._storage.store, self.key
+        condition = self._syncing.expectation.delete_condition(base, key)
+        if condition.absent:
+            return
         try:
-            await store.delete(base.key, condition)
+            await store.delete(key, condition)
         except NotImplementedByStore:
-            await store.delete(base.key)
+            await store.delete(key)
         except NotFound:
             pass
         except PreconditionFailed:
-            log.warning("unlink left an object that another client had changed key=%r", base.key)
+            log.warning("unlink left an object that another client had changed key=%r", key)
 
     def discard(self) -> None:
         """Drop what the bucket lacks; syncs fail from then on, for whoever has written meanwhile."""
@@ -411,7 +402,7 @@ class File:
         self._closed = True
         self._syncing.leave_stream()
         self._storage.withdraw(self)
-        self._storage.leave_turns(self._send_ahead)
+        self._ahead.leave()
         self._reader.close()
         self._keeping.close()
         self._layers.clear()

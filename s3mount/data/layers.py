@@ -21,11 +21,13 @@ class Layers:
 
     def __init__(self, staging: Staging, base: Version | None) -> None:
         # The mutable state. base_stop, epoch_stop <= size. touched: existence or size differ from what will be in the
-        # bucket when the upload that runs ends. A position is in at most one of live and epoch.
+        # bucket when the upload that runs ends. A position is in at most one of live and epoch. missing: ranges of the
+        # base, in order, whose bytes nobody has any more.
         self._staging = staging
         self._tail = Tail()
         self.base = base
         self.base_stop = self.size = 0 if base is None else base.size
+        self.missing: tuple[tuple[int, int], ...] = ()
         self.live = Extents()
         self.epoch: Extents | None = None
         self.epoch_stop = 0
@@ -38,8 +40,8 @@ class Layers:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing lies over the base."""
-        return self.epoch is None and not len(self.live) and not len(self._staged_base)
+        """Whether nothing lies over the base, and it is whole."""
+        return self.epoch is None and not len(self.live) and not len(self._staged_base) and not self.missing
 
     def content(self) -> Content:
         """What the bytes are now; `pieces` of it are good until the next checkpoint, or under a hold."""
@@ -48,7 +50,7 @@ class Layers:
             layers += (Layer(self.epoch, self.epoch_stop),)
         if len(self._staged_base):
             layers += (Layer(self._staged_base, self.base_stop),)
-        return Content(layers, self.base, self.base_stop)
+        return Content(layers, self.base, self.base_stop, self.missing)
 
     def lost(self, start: int, stop: int) -> bool:
         """Whether bytes of `[start, stop)` that the live extents map were dropped."""
@@ -111,7 +113,7 @@ class Layers:
         assert self.epoch is None
         self.epoch, self.epoch_stop = self.live, self.size
         self.live, self.touched = Extents(), False
-        return Content((Layer(self.epoch, self.size),), self.base, self.base_stop)
+        return Content((Layer(self.epoch, self.size),), self.base, self.base_stop, self.missing)
 
     def thaw(self, touch: Callable[[int, int], None]) -> None:
         """The epoch could not be stored: its bytes are live again, under what was written since. `touch` is told what
@@ -131,6 +133,10 @@ class Layers:
     def stored(self, version: Version) -> None:
         """The epoch is in the bucket as `version`: what was written since lies over it."""
         assert self.epoch is not None
+        if self.missing:
+            content = Content((Layer(self.epoch, self.epoch_stop),), self.base, self.base_stop, self.missing)
+            pieces = content.pieces(0, self.epoch_stop)
+            self.missing = tuple((piece.start, piece.stop) for piece in pieces if piece.missing)
         self._staging.free(self.epoch.clear())
         self.base, self.base_stop = version, self.epoch_stop
         self.epoch, self.epoch_stop = None, 0

@@ -14,7 +14,7 @@ from s3mount.data.plan import CopyPart, Put, Step, is_plain, plan_upload
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
 from s3mount.data.upload import Multipart, put_etag
-from s3mount.errors import S3MountError, StoreError
+from s3mount.errors import NotFound, S3MountError, Stale, StoreError
 from s3mount.store.base import Body, Condition, Headers, Stored
 
 
@@ -24,6 +24,7 @@ class Epoch:
     __slots__ = (
         "condition",
         "content",
+        "copies_base",
         "ended",
         "expected_etag",
         "headers",
@@ -37,7 +38,8 @@ class Epoch:
     def __init__(
         self, key: str, content: Content, size: int, headers: Headers, condition: Condition, stream: Stream | None
     ) -> None:
-        # The mutable state: whether a request that publishes may have been sent, and the etag it would leave.
+        # The mutable state: whether the server may be asked to copy bytes of the base, which only in a conflict is
+        # gone; whether a request that publishes may have been sent, and the etag it would leave.
         self.key = key
         self.content = content
         self.size = size
@@ -46,6 +48,7 @@ class Epoch:
         self.stream = stream
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
+        self.copies_base = True
         self.publishing = False
         self.expected_etag: str | None = None
 
@@ -73,7 +76,7 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
 def _plan(storage: Storage, epoch: Epoch) -> Sequence[Step]:
     return plan_upload(
         epoch.size,
-        epoch.content.kept(epoch.size),
+        epoch.content.kept(epoch.size) if epoch.copies_base else [],
         storage.grid,
         copy_max_bytes=storage.config.copy_max_bytes,
         put_max_bytes=storage.put_max_bytes,
@@ -145,7 +148,10 @@ async def _step(storage: Storage, epoch: Epoch, multipart: Multipart, step: Step
     if isinstance(step, CopyPart):
         base = epoch.content.base
         assert base is not None
-        await multipart.copy(step.number, base.key, step.start, step.stop, source_etag=base.etag)
+        try:
+            await multipart.copy(step.number, base.key, step.start, step.stop, source_etag=base.etag)
+        except NotFound as error:
+            raise Stale(f"{base.key!r} is gone") from error
     else:
         assert isinstance(step, SendPart)
         async with storage.loader.body(epoch.content, step.start, step.stop) as body:

@@ -21,12 +21,21 @@ class Reader:
     """See the module."""
 
     def __init__(self, storage: Storage, layers: Layers, settle: Callable[[], Awaitable[bool]]) -> None:
-        # The mutable state: the read-ahead, and whether this is counted as one of the sequential readers.
+        # The mutable state: the read-ahead; whether this is counted as one of the sequential readers; whether a write
+        # has yet to ask for the bytes of a small base.
         self._storage = storage
         self._layers = layers
         self._settle = settle
         self._readahead = Readahead(block_bytes=storage.config.block_bytes, get_max_bytes=storage.config.get_max_bytes)
         self._counted = False
+        self.asks_base = True
+
+    def fetch_base(self) -> None:
+        """See File.fetch_base."""
+        self.asks_base = False
+        base, stop = self._layers.base, self._layers.base_stop
+        if base is not None and 0 < stop <= self._storage.put_max_bytes:
+            self._storage.blocks.fetch_ahead(base, 0, stop)
 
     def close(self) -> None:
         """No read comes any more."""
@@ -76,6 +85,8 @@ class Reader:
             if any(piece.position is not None and piece.position < 0 for piece in pieces):
                 log.error("read of bytes that had left staging: raise --memory-limit or --staging-limit")
                 raise Lost("the bytes were dropped from staging after they were sent")
+            if any(piece.missing for piece in pieces):
+                raise Stale("the bytes were in a version that is gone")
             if len(pieces) == 1 and pieces[0].position is not None:
                 view = staging.peek(pieces[0].position, stop - offset)
                 if view is not None:

@@ -3,6 +3,8 @@
 Knows no single file: files offer what may be dropped, and ask for turns.
 """
 
+import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -27,6 +29,10 @@ PUT_MAX_BYTES = 16 * 1024 * 1024
 """Larger objects than this are one PUT only if one part holds them."""
 
 
+def _random_token() -> str:
+    return secrets.token_hex(4)
+
+
 class Storage:
     """See the module. `nursery` runs fetches, parts sent ahead, spills and aborts."""
 
@@ -41,6 +47,8 @@ class Storage:
         journal: Journal,
         run_in_thread: RunInThread = trio.to_thread.run_sync,
         find_out: FindOut = as_s3_says,
+        wall_ns: Callable[[], int] = time.time_ns,
+        draw_token: Callable[[], str] = _random_token,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
         # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn;
@@ -48,6 +56,8 @@ class Storage:
         self.store = store
         self.config = config
         self.nursery = nursery
+        self.wall_ns = wall_ns
+        self.draw_token = draw_token
         # The shares of the memory limit: half for blocks, a quarter for dirty bytes, an eighth for bodies that have to
         # be loaded, an eighth for inodes, listings and everything else. Idle buffers are part of the first two.
         memory = config.memory_limit_bytes

@@ -2,6 +2,9 @@
 
 Who runs at the same time: writes, truncates and reads of the file, at every await; further syncs, which join; a rename
 or unlink, which waits for a request that may publish and cancels anything before it.
+
+A conflict parts the file from its key for good: from then on each attempt stores the content as the conflict's copy,
+and each sync answers ESTALE all the same.
 """
 
 import logging
@@ -9,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from s3mount.data.conflict import Conflict, salvage
+from s3mount.data.expectation import Expectation
 from s3mount.data.layers import Layers
 from s3mount.data.publishing import Epoch, publish
 from s3mount.data.storage import Storage
@@ -19,7 +24,6 @@ from s3mount.errors import (
     FileSystemError,
     LostReply,
     NoSuchUpload,
-    NotFound,
     NotImplementedByStore,
     PreconditionFailed,
     S3MountError,
@@ -28,7 +32,7 @@ from s3mount.errors import (
     StoreError,
     again,
 )
-from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, Stored
+from s3mount.store.base import ALWAYS, Condition, Headers, Stored
 
 log = logging.getLogger(__name__)
 
@@ -58,38 +62,31 @@ class Syncing:
         *,
         on_stored: Callable[[Stored], None],
         on_thawed: Callable[[], None],
+        on_conflict: Callable[[], None],
     ) -> None:
-        # The mutable state: the attempt that runs and the one that waits behind it; the epoch that is being uploaded;
-        # the stream that the next epoch completes; the gate that rename and unlink close; whether the next upload is
-        # unconditional; etags that uploads of unknown outcome would have left; whether a removal of unknown outcome may
-        # have taken the base away, and the copy a rename had made by then; the error that every sync answers.
+        # The mutable state: the attempt that runs and the one behind it; the epoch that is uploaded; the stream that is
+        # to be completed; the gate of rename and unlink; the conflict; the error that every sync answers.
         self._storage = storage
         self._layers = layers
         self._on_stored = on_stored
         self._on_thawed = on_thawed
+        self._on_conflict = on_conflict
         self.key = key
         self.headers = headers
-        self.unconditional = False
+        self.expectation = Expectation(storage.config, layers)
         self.stream: Stream | None = None
         self.epoch: Epoch | None = None
         self.refusal: FileSystemError | None = None
+        self.conflict: Conflict | None = None
         self.orphan = False
         self._current: Attempt | None = None
         self._next: Attempt | None = None
         self._gate: trio.Event | None = None
-        self._doubts: set[str | None] = set()
-        self._found: Condition | None = None
-        self._removed = False
-        self._copied: Version | None = None
 
     @property
     def condition(self) -> Condition:
         """What must hold in the bucket for the next upload."""
-        if self._found is not None:
-            return self._found
-        if self.unconditional:
-            return ALWAYS
-        return ABSENT if self._layers.base is None else Condition(etag=self._layers.base.etag)
+        return ALWAYS if self.conflict is not None else self.expectation.condition
 
     @property
     def may_stream(self) -> bool:
@@ -100,23 +97,30 @@ class Syncing:
             and self._gate is None
             and not self.orphan
             and self.refusal is None
-            and not self._doubts
+            and self.conflict is None
+            and not self.expectation.doubts
             and (self.stream is None or not self.stream.failed)
         )
 
     def check(self) -> None:
         """Raises the error that every sync of this file answers."""
+        self._check_refusal()
+        if self.conflict is not None:
+            raise again(self.conflict.error)
+
+    def _check_refusal(self) -> None:
         if self.refusal is not None:
             raise again(self.refusal)
 
     async def sync(self) -> None:
         """Return when what the file is now is in the bucket, or raise why not."""
         while True:
-            self.check()
+            self._check_refusal()
             if self.orphan:
                 return
             if not self._layers.dirty:
                 if self._current is None:
+                    self.check()
                     return
                 attempt = self._current
                 await attempt.done.wait()
@@ -134,22 +138,23 @@ class Syncing:
 
     async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
         """Move the base object by `move` and send what comes later to `key`. Raises Busy when bytes that would have to
-        be sent again were dropped."""
+        be sent again were dropped, Stale when another client has taken the former name."""
         await self._close_gate()
         try:
             await self._quiesce()
-            self._found = None
+            self.check_parted()
             if self._layers.base is None:
-                # Whatever the name held is replaced, as rename(2) does.
-                self.unconditional = True
+                await self.expectation.take_over(self._storage.store, key)
             else:
                 self._layers.base = await self._moved(self._layers.base, move)
+            self.expectation.moved()
             self.key = key
         finally:
             self._open_gate()
 
     async def forsake(self, remove: Callable[[], Awaitable[None]]) -> None:
-        """The name goes, by `remove`; the bytes are nobody's from then on and never stored."""
+        """The name goes, by `remove`; the bytes are nobody's from then on and never stored, unless they have parted
+        with the name by a conflict before."""
         await self._close_gate()
         try:
             if self.epoch is not None:
@@ -160,10 +165,11 @@ class Syncing:
             try:
                 await remove()
             except LostReply:
-                self._doubt_removal()
+                self.expectation.doubt_removal()
                 raise
-            self.orphan = True
-            self.drop_stream()
+            if self.conflict is None:
+                self.orphan = True
+                self.drop_stream()
         finally:
             self._open_gate()
 
@@ -171,7 +177,7 @@ class Syncing:
         try:
             return await move(base)
         except HalfMoved as half:
-            self._doubt_removal(half.copy)
+            self.expectation.doubt_removal(half.copy)
             raise half.reason from half
 
     async def settle(self) -> bool:
@@ -193,6 +199,11 @@ class Syncing:
         """As `drop_stream`, unless an upload under way completes it."""
         if self.epoch is None:
             self.drop_stream()
+
+    def check_parted(self) -> None:
+        """Raises Stale when the key is another client's."""
+        if self.conflict is not None:
+            raise again(self.conflict.error)
 
     # the gate
 
@@ -232,7 +243,7 @@ class Syncing:
             await self._run()
             attempt.interrupted = False
         except S3MountError as error:
-            attempt.error = error
+            attempt.error = error if self.conflict is None or self.refusal else self.conflict.failed(error)
         finally:
             if self._next is attempt:
                 self._next = None
@@ -250,10 +261,10 @@ class Syncing:
         while True:
             while self._gate is not None:
                 await self._gate.wait()
-            self.check()
+            self._check_refusal()
             if self.orphan or not self._layers.dirty:
                 return
-            if self._doubts:
+            if self.expectation.doubts:
                 await self._resolve_doubts()
                 continue
             epoch = self._begin_epoch()
@@ -278,7 +289,8 @@ class Syncing:
                 self._storage.learning.without_copies()
             except (PreconditionFailed, Stale) as error:
                 self._thaw(epoch)
-                self._conflict(epoch, error)
+                if not self._part(epoch, error):
+                    raise
             except BaseException as error:
                 self._thaw(epoch)
                 # Whatever the last answer was: an earlier try of the same request may have had its effect.
@@ -304,6 +316,9 @@ class Syncing:
         self.epoch = Epoch(
             self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
         )
+        base = self._layers.base
+        # Of a base that another client has replaced, what the cache or its version id still gives is sent.
+        self.epoch.copies_base = self.conflict is None or (base is not None and base.key == self.key)
         self._storage.budget.will_free()
         return self.epoch
 
@@ -311,10 +326,12 @@ class Syncing:
         if epoch.stream is not None:
             epoch.stream.end()
         self.stream = None
-        self.unconditional = False
-        self._found = None
+        self.expectation.stored()
         self._layers.stored(Version(epoch.key, stored.etag, epoch.size, stored.version_id))
-        self._on_stored(stored)
+        if self.conflict is not None:
+            self.conflict.kept(epoch.size, sum(stop - start for start, stop in self._layers.missing))
+        else:
+            self._on_stored(stored)
 
     def _thaw(self, epoch: Epoch) -> None:
         """The epoch's bytes are dirty again; a stream goes on with the next attempt, if it can."""
@@ -339,54 +356,44 @@ class Syncing:
             self.refusal = FileSystemError(f"the upload of {self.key!r} was lost: {error}")
         return dropped
 
-    def _conflict(self, epoch: Epoch, error: S3MountError) -> None:
-        """Somebody else has changed the object under us."""
-        log.error("conflict: the object was changed by another client key=%r reason=%s", epoch.key, error)
+    def _part(self, epoch: Epoch, error: S3MountError) -> bool:
+        """Somebody else has changed the object under us: it is theirs, and what is here goes to a copy. Whether another
+        attempt can store that."""
+        storage = self._storage
+        if self.conflict is not None:
+            # Nobody else writes to the copy: it is bytes of the base that are not to be had.
+            if not salvage(self._layers, storage.blocks, storage.staging):
+                return False
+            if self._layers.missing:
+                self.conflict.lacks()
+                self.key = self.conflict.key
+            return True
+        lacks_bytes = epoch.stream is not None and epoch.stream.lacks_bytes
         self.drop_stream()
-        self._found = None
-        self.refusal = Stale(f"{epoch.key!r} was changed by another client")
+        self.expectation.forget()
+        self.conflict = Conflict(storage.config.prefix, epoch.key, storage.wall_ns(), storage.draw_token())
+        self.key = self.conflict.key
+        if lacks_bytes and self.refusal is None:
+            log.error(
+                "conflict: the object was changed by another client, nothing was kept for bytes had left staging "
+                "key=%r reason=%s",
+                epoch.key, error,
+            )  # fmt: skip
+            self.refusal = self.conflict.error
+            self._on_thawed()
+        self._on_conflict()
+        return True
 
     # doubts
 
     def _doubt(self, epoch: Epoch) -> None:
         """A publishing request has an outcome that nobody knows."""
         if epoch.publishing:
-            self._doubts.add(epoch.expected_etag)
-
-    def _doubt_removal(self, copied: Version | None = None) -> None:
-        """The name should have lost its object, which `copied` has the bytes of, and nobody knows whether it did."""
-        base = self._layers.base
-        if base is not None:
-            self._doubts.add(base.etag)
-            self._removed, self._copied = True, copied
-
-    def _doubtless(self) -> None:
-        self._doubts.clear()
-        self._removed, self._copied = False, None
+            self.expectation.doubts.add(epoch.expected_etag)
 
     async def _resolve_doubts(self) -> None:
-        """See what uploads of unknown outcome have left, and be conditional on that from now on."""
-        if not self._doubts:
-            return
-        try:
-            info = await self._storage.store.head(self.key)
-        except NotFound:
-            if self._doubts and (self.unconditional or self._removed):
-                self._found = ABSENT
-            if self._doubts and self._copied is not None:
-                self._layers.base = self._copied
-            self._doubtless()
-            return
-        if not self._doubts:
-            return  # a reader and a sync asked at the same time
-        if info.etag in self._doubts:
-            self._layers.adopt(Version(self.key, info.etag, info.size, info.version_id))
-            self.unconditional = False
-            self._found = None
+        if await self.expectation.resolve(self._storage.store, self.key):
             self.drop_stream()
-        elif self.unconditional:
-            self._found = Condition(etag=info.etag)
-        self._doubtless()
 
 
 def _nothing(_start: int, _stop: int) -> None:

@@ -251,6 +251,13 @@ class Directory:
             if span.start < position <= span.stop:
                 span.holes |= {name}
 
+    def distrust(self, name: str) -> None:
+        """The name is another client's now, and nothing that is known or on its way tells of it."""
+        self.local.discard(name)
+        for overlay in self._overlays.values():
+            overlay.pop(name, None)
+        self.forget_all()
+
     @contextmanager
     def overlay(self) -> Iterator[dict[str, Entry | None]]:
         """Own changes from now on, for a request that may have been answered before them."""

@@ -11,7 +11,8 @@ import stat
 import trio
 
 from s3mount.data.file import File
-from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty
+from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
+from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import Caller, Fh
 from s3mount.vfs.directory import Span
 from s3mount.vfs.handles import Handles
@@ -29,7 +30,8 @@ NOT_EMPTY_KEYS = 2
 async def create(
     tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
 ) -> tuple[Fh, Inode]:
-    """Create and open a regular file; nothing is sent. Whether it exists is known from the lookup before."""
+    """Create and open a regular file. Nothing is sent, for whether it exists is known from the lookup before; but with
+    O_EXCL and `--exclusive-create open` the empty object is stored, and that decides. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
     key = tree.check_new(parent, text)
@@ -38,6 +40,9 @@ async def create(
         if flags & os.O_EXCL:
             raise Exists(found[0].path)
         return await handles.open(found[0], flags), found[0]
+    if flags & os.O_EXCL and tree.config.exclusive_create == "open":
+        inode = await _create_stored(tree, handles, parent, text, key, mode, caller)
+        return handles.add_created(inode, flags), inode
     inode, file = _make(tree, handles, parent, text, key, mode, caller)
     fh = handles.add_created(inode, flags)
     if flags & os.O_TRUNC and not flags & os.O_EXCL:
@@ -46,16 +51,44 @@ async def create(
 
 
 async def mknod(tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: int, caller: Caller) -> Inode:
-    """Create a regular file without opening it: it is stored before the answer, and its lookup counted."""
-    fh, inode = await create(tree, handles, parent, name, mode, os.O_WRONLY | os.O_EXCL, caller)
+    """Create a regular file without opening it: it is stored before the answer, which decides whether it was there, and
+    its lookup counted. Raises Exists."""
+    tree.check_writable()
+    text = new_name(name)
+    key = tree.check_new(parent, text)
+    found = known(tree, parent, text, trio.current_time())
+    if found is not None and found[0] is not None:
+        raise Exists(found[0].path)
+    inode = await _create_stored(tree, handles, parent, text, key, mode, caller)
     inode.lookups += 1
+    await handles.release(handles.add_created(inode, os.O_RDONLY))
+    return inode
+
+
+async def _create_stored(
+    tree: Tree, handles: Handles, parent: Inode, name: str, key: str, mode: int, caller: Caller
+) -> Inode:
+    """Store an empty object where there is none, and bind it. Raises Exists."""
+    headers = tree.headers_of_new(name)
     try:
-        await handles.fsync(fh)
-    except BaseException:
-        inode.lookups -= 1
+        stored = await tree.store.put(key, (), headers, ABSENT)
+    except PreconditionFailed as error:
+        tree.distrust(parent, name)
+        raise Exists(f"{parent.path}/{name}") from error
+    except S3MountError:
+        tree.distrust(parent, name)  # it may have had its effect
         raise
-    finally:
-        await handles.release(fh)
+    moved = parent.contents.prefix + name
+    if moved != key:
+        # A directory above was moved meanwhile, without this.
+        await tree.store.delete(key)
+        return await _create_stored(tree, handles, parent, name, moved, mode, caller)
+    inode = tree.inodes.bind_created(parent, name)
+    listed = Listed(key, 0, stored.etag, stored.last_modified_ns)
+    handles.make_stored(inode, listed, headers)
+    own(tree, parent, inode, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    tree.note(parent, name, listed)
+    tree.touched(parent)
     return inode
 
 

@@ -47,7 +47,8 @@ class FileSystem:
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
         self._readings = Readings(self._tree)
-        self._negative_seconds = config.negative_ttl_seconds
+        # Who loses a lock file in the open looks for the winner's at once: the kernel must ask us then.
+        self._negative_seconds = 0.0 if config.exclusive_create == "open" else config.negative_ttl_seconds
 
     async def start(self) -> None:
         """List the root once: the first look at the mount costs nothing, and a store that refuses is found before."""

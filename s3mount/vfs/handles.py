@@ -1,10 +1,9 @@
-"""Open files: open as the first read, reads and writes through handles, which close stores what, and failed syncs.
+"""Open files: open as the first read, reads and writes through handles, which close stores what.
 
 The state is the table of handles; what is known of an inode's file is in its `State`. Rules: every open of a clean
 file validates; a path that is held (`State.held`) is joined as it is. FLUSH of a handle opened for reading never
-syncs. The last RELEASE of any kind stores what is dirty. A failure that a call returned is told: the last RELEASE
-then discards. One that nobody was told keeps the bytes, within `KEPT_BYTES_MAX` for all files, and tries again in the
-background.
+syncs. The last RELEASE of any kind stores what is dirty (see `closing`). A conflict gives the path to the other
+client's object: the inode is an orphan from then on, and nobody joins it any more.
 """
 
 import logging
@@ -14,37 +13,27 @@ from typing import NamedTuple
 
 import trio
 
-from s3mount.config import GIB
 from s3mount.data.file import File
 from s3mount.data.version import Changed, Version
 from s3mount.errors import (
     BadHandle,
     FileSystemError,
     IsADirectory,
-    KeyTooLong,
-    NoSuchBucket,
-    NotImplementedByStore,
-    PreconditionFailed,
     S3MountError,
     Stale,
-    StoreError,
     Unavailable,
 )
 from s3mount.store.base import Buffer, Headers, Listed, Stored
 from s3mount.vfs.attributes import Fh
+from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
-KEPT_BYTES_MAX = 1 * GIB
-RETRY_FIRST_SECONDS = 1.0
-RETRY_MAX_SECONDS = 60.0
 SYNCS_MAX = 32
 """Files stored at the same time when the mount stops."""
-HOPELESS = (PreconditionFailed, KeyTooLong, NotImplementedByStore, NoSuchBucket, FileSystemError)
-"""Failures of a sync that no repetition heals."""
 
 
 class Handle(NamedTuple):
@@ -61,7 +50,7 @@ class Handles:
         self._tree = tree
         self._handles: dict[int, Handle] = {}
         self._serial = 0
-        self._kept_bytes = 0
+        self._closing = Closing(tree)
 
     def number(self) -> Fh:
         """The next handle number, also for directories."""
@@ -81,7 +70,7 @@ class Handles:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if inode.children is not None:
             raise IsADirectory(inode.path)
-        if not inode.linked and (inode.state is None or inode.state.file is None):
+        if not inode.linked and (inode.state is None or inode.state.file is None or inode.state.file.parted):
             # The path is another inode's by now, or nobody's, and the kernel has not looked it up since.
             raise Stale(f"{inode.path}: the file is another one now")
         if writable or flags & os.O_TRUNC:
@@ -109,7 +98,15 @@ class Handles:
         except BaseException:
             self._drop_handle(inode, state)
             raise
-        return self._add(inode, state, flags)
+        fh = self._add(inode, state, flags)
+        file = self._file(self.get(fh))
+        if file.parted:
+            # While we asked. Whoever closed it meanwhile has left the last release to us.
+            self._tree.background(self.release, fh)
+            raise Stale(f"{inode.path}: the path is another client's by a conflict")
+        if writable and flags & os.O_APPEND:
+            file.fetch_base()
+        return fh
 
     def add_created(self, inode: Inode, flags: int) -> Fh:
         """The first handle of a file that was created here."""
@@ -118,9 +115,15 @@ class Handles:
 
     def make_created(self, inode: Inode, key: str, headers: Headers) -> File:
         """Give a new inode its file, which is not in the bucket yet."""
-        file = File(self._tree.storage, key, None, headers, on_stored=partial(self._stored, inode))
-        inode.own.file = file
+        file = inode.own.file = self._file_of(inode, key, None, headers)
         return file
+
+    def make_stored(self, inode: Inode, listed: Listed, headers: Headers) -> None:
+        """Give a new inode its file, which was just created in the bucket."""
+        state = inode.own
+        state.file = self._file_of(inode, listed.key, Version(listed.key, listed.etag, listed.size), headers)
+        state.unsure = True
+        inode.known = listed
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         return await self._file(self.get(fh)).read(offset, size)
@@ -195,26 +198,26 @@ class Handles:
         if handle.writable:
             state.writers -= 1
         if not state.handles and not state.closing:
-            await self._close_last(inode, state)
+            await self._closing.close(inode, state)
 
     # for the mount's life
 
     def paths_open_for_writing(self) -> list[str]:
-        """Relative paths of linked files that a handle can write, or that hold what is not stored."""
+        """Relative paths of named files that a handle can write, or that hold what is not stored."""
         return sorted(
             inode.path
             for inode in self._tree.inodes
-            if inode.linked and inode.state is not None and (inode.state.writers or _unstored(inode.state))
+            if inode.state is not None and named(inode) and (inode.state.writers or unstored(inode.state))
         )
 
     def paths_not_stored(self) -> list[str]:
-        """Relative paths of linked files that hold what is not stored, and of those to which a write was refused."""
-        unstored = {
+        """Relative paths of named files that hold what is not stored, and of those to which a write was refused."""
+        paths = {
             inode.path
             for inode in self._tree.inodes
-            if inode.linked and inode.state is not None and _unstored(inode.state)
+            if inode.state is not None and named(inode) and unstored(inode.state)
         }
-        return sorted(unstored | self._tree.refused_paths)
+        return sorted(paths | self._tree.refused_paths)
 
     async def sync_all(self) -> list[str]:
         """Store every dirty file; the paths of those that failed."""
@@ -227,13 +230,15 @@ class Handles:
                     await file.sync()
                 except S3MountError as error:
                     state.told = True
+                    if file.parted and not file.dirty:
+                        return  # a conflict's copy has the content
                     failed.append(inode.path)
                     log.error("file not stored path=%s reason=%s", escaped(inode.path), error)
 
         async with trio.open_nursery() as nursery:
             for inode in self._tree.inodes:
                 state = inode.state
-                if state is not None and state.file is not None and inode.linked and _unstored(state):
+                if state is not None and state.file is not None and named(inode) and unstored(state):
                     nursery.start_soon(store, inode, state, state.file)
         return sorted(failed)
 
@@ -243,12 +248,24 @@ class Handles:
         known = inode.known
         assert known is not None, inode
         base = Version(known.key, known.etag, known.size)
-        return File(self._tree.storage, known.key, base, state.headers, on_stored=partial(self._stored, inode))
+        return self._file_of(inode, known.key, base, state.headers)
+
+    def _file_of(self, inode: Inode, key: str, base: Version | None, headers: Headers) -> File:
+        return File(
+            self._tree.storage,
+            key,
+            base,
+            headers,
+            on_stored=partial(self._stored, inode),
+            on_conflict=partial(self._part, inode),
+        )
 
     async def _truncate(self, inode: Inode, state: State, file: File) -> None:
         """O_TRUNC: whatever version is there is replaced, but its headers survive."""
         if not state.held and not _just_fetched(state, writable=True):
             await file.validate_for_replacing(self._tree.headers_of_new(inode.name))
+            if file.parted:
+                return  # the open is refused
         await file.overwrite()
         state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
 
@@ -265,7 +282,7 @@ class Handles:
         """Take back the handle of an open that failed."""
         state.handles -= 1
         if not state.handles and not state.held:
-            self._drop_file(inode, state)
+            self._closing.drop_file(inode, state)
 
     def _file(self, handle: Handle) -> File:
         file = handle.inode.own.file
@@ -292,105 +309,14 @@ class Handles:
         if inode.linked and inode.parent is not None:
             self._tree.note(inode.parent, inode.name, listed)
 
-    async def _close_last(self, inode: Inode, state: State) -> None:
-        file = state.file
-        assert file is not None
-        state.closing = True
-        try:
-            # A handle may come and go while we store.
-            while not state.handles and inode.linked and _unstored(state):
-                if state.told or file.poisoned is not None:
-                    self._discard(inode, state, "a call had returned the failure")
-                    break
-                try:
-                    await file.sync()
-                except StoreError as error:
-                    self._keep(inode, state, file, error)
-                    break
-                except S3MountError as error:
-                    self._discard(inode, state, str(error))
-                    break
-        finally:
-            state.closing = False
-        if not state.handles and not state.failing:
-            self._drop_file(inode, state)
-
-    def _drop_file(self, inode: Inode, state: State) -> None:
-        if state.file is not None:
-            state.file.close()
-            state.file = None
-        state.told = False
-        state.headers = Headers()
-        self._tree.inodes.release(inode)
-
-    def _discard(self, inode: Inode, state: State, reason: str) -> None:
-        """Drop what could not be stored; the path gets a new inode, with the object that is there. Who has opened the
-        file meanwhile keeps it as it is: his close tries again, and is told."""
-        file = state.file
-        assert file is not None
-        state.failing = False
-        if state.handles:
-            return
-        log.error("file content dropped path=%s bytes=%d reason=%s", escaped(inode.path), file.size, reason)
-        file.discard()
-        parent = inode.parent
-        if inode.linked and parent is not None:
-            if file.base is None:
-                self._tree.note(parent, inode.name, None)
-            parent.contents.doubt(inode.name)
+    def _part(self, inode: Inode, _file: File) -> None:
+        """A conflict: the path is another client's object, which whoever opens it next shall see."""
+        if inode.linked and inode.parent is not None:
+            self._tree.distrust(inode.parent, inode.name)
             self._tree.inodes.detach(inode)
-
-    def _keep(self, inode: Inode, state: State, file: File, error: StoreError) -> None:
-        """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
-        kept = file.size
-        if state.failing:
-            return  # a task tries already
-        if isinstance(error, HOPELESS) or self._kept_bytes + kept > KEPT_BYTES_MAX:
-            self._discard(inode, state, str(error))
-        else:
-            log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
-            state.failing = True
-            self._kept_bytes += kept
-            self._tree.background(self._retry, inode, state, file, kept)
-
-    async def _retry(self, inode: Inode, state: State, file: File, kept: int) -> None:
-        try:
-            await self._store_kept(inode, state, file)
-        finally:
-            self._kept_bytes -= kept
-        # The inode may have another file by now, with another task that tries.
-        if state.file is file:
-            state.failing = False
-            if not state.handles and not state.closing:
-                self._drop_file(inode, state)
-
-    async def _store_kept(self, inode: Inode, state: State, file: File) -> None:
-        """Try until the file is stored, hopeless, or somebody else's to store."""
-        delay = RETRY_FIRST_SECONDS
-        while True:
-            await trio.sleep(delay)
-            if not (state.failing and state.file is file and inode.linked):
-                return
-            try:
-                await file.sync()
-            except HOPELESS as error:
-                if state.file is file:
-                    self._discard(inode, state, str(error))
-                return
-            except StoreError:
-                delay = min(delay * 2, RETRY_MAX_SECONDS)
-            else:
-                log.info("file stored after all path=%s", escaped(inode.path))
-                return
 
 
 def _just_fetched(state: State, *, writable: bool) -> bool:
     """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other open."""
     until, state.validated_until = state.validated_until, 0.0
     return trio.current_time() < until and not (writable and state.lacks_tags)
-
-
-def _unstored(state: State) -> bool:
-    file = state.file
-    # What a refused write was to change is in no staging, but the kernel has a size and pages for it.
-    return file is not None and (file.dirty or file.busy or file.base is None or file.poisoned is not None)

@@ -18,7 +18,7 @@ from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
 from s3mount.vfs.attributes import DIRECTORY_LINKS, Attributes, whole_seconds
-from s3mount.vfs.directory import Listings
+from s3mount.vfs.directory import Directory, Listings
 from s3mount.vfs.inodes import Inode, Inodes
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
 from s3mount.vfs.mediatypes import content_type
@@ -123,11 +123,7 @@ class Tree:
 
     def note(self, parent: Inode, name: str, entry: Entry | None) -> None:
         """An own change of a name: into the listings, and so that no answer under way undoes it."""
-        self.changes += 1
-        directory = parent.contents
-        for prefix in self.moving:
-            if directory.prefix.startswith(prefix):
-                self.moving[prefix] += 1
+        directory = self._changed(parent)
         if entry is LOCAL:
             directory.local.add(name)
         else:
@@ -135,6 +131,18 @@ class Tree:
         directory.note(name, entry)
         if entry is not None:
             self.exists(directory.prefix)
+
+    def distrust(self, parent: Inode, name: str) -> None:
+        """The name has become another client's object, of which nothing is known: the next to need it asks."""
+        self._changed(parent).distrust(name)
+
+    def _changed(self, parent: Inode) -> Directory:
+        self.changes += 1
+        directory = parent.contents
+        for prefix in self.moving:
+            if directory.prefix.startswith(prefix):
+                self.moving[prefix] += 1
+        return directory
 
     def exists(self, prefix: str) -> None:
         """Something was put below a prefix: it is no removed directory any more, nor is any above it."""

@@ -140,7 +140,7 @@ async def test_a_damaged_reply_never_makes_a_sync_succeed_that_did_not(
             journal=Journal(PaperInMemory()),
         )
         proxy.add(Rule(fault="flip_reply", kind=kind, pattern=pattern, skip=skip, times=1))
-        file = File(storage, "k", None, NO_HEADERS, on_stored=ignore)
+        file = File(storage, "k", None, NO_HEADERS, on_stored=ignore, on_conflict=ignore)
         await file.write(0, content)
         acknowledged = b""
         for more in (b"", b"more"):
@@ -160,7 +160,7 @@ async def test_a_damaged_reply_never_makes_a_sync_succeed_that_did_not(
         file.close()
         await store.put("k", (content,), NO_HEADERS)
         info = await store.head("k")
-        file = File(storage, "k", Version("k", info.etag, info.size), NO_HEADERS, on_stored=ignore)
+        file = File(storage, "k", Version("k", info.etag, info.size), NO_HEADERS, on_stored=ignore, on_conflict=ignore)
         try:
             await file.validate_for_writing()
             await file.write(file.size, b" appended")
@@ -174,5 +174,5 @@ async def test_a_damaged_reply_never_makes_a_sync_succeed_that_did_not(
         nursery.cancel_scope.cancel()
 
 
-def ignore(_file: File, _stored: Stored) -> None:
+def ignore(_file: File, _stored: Stored | None = None) -> None:
     return

@@ -99,13 +99,18 @@ def ignore(_file: File, _stored: Stored) -> None:
     return
 
 
+def ignore_conflict(_file: File) -> None:
+    return
+
+
 def created(storage: Storage, key: str = "k") -> File:
-    return File(storage, key, None, Headers(), on_stored=ignore)
+    return File(storage, key, None, Headers(), on_stored=ignore, on_conflict=ignore_conflict)
 
 
 def opened(storage: Storage, store: MemoryStore, key: str = "k") -> File:
     found = store.objects[key]
-    return File(storage, key, Version(key, found.etag, len(found.body)), found.headers, on_stored=ignore)
+    base = Version(key, found.etag, len(found.body))
+    return File(storage, key, base, found.headers, on_stored=ignore, on_conflict=ignore_conflict)
 
 
 def pattern(size: int, seed: int = 0) -> bytes:

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from s3mount.config import KIB, MIB
+from s3mount.data.conflict import CONFLICTS
 from s3mount.data.version import Changed, Version
 from s3mount.errors import Busy, FileSystemError, FileTooBig, Lost, LostReply, StagingFull, Stale, Unavailable
 from s3mount.store.base import Headers
@@ -332,7 +333,7 @@ async def test_a_completion_that_had_its_effect_and_then_failed_is_no_conflict()
 
 
 @run_virtual
-async def test_what_an_upload_in_doubt_was_to_replace_is_forgotten_in_a_conflict() -> None:
+async def test_what_an_upload_in_doubt_was_to_replace_is_not_expected_of_a_conflict_s_copy() -> None:
     store = MemoryStore()
     store.place("k", b"old")
     async with storage_on(store) as storage:
@@ -353,8 +354,10 @@ async def test_what_an_upload_in_doubt_was_to_replace_is_forgotten_in_a_conflict
             await file.sync()
         await file.overwrite()
         await file.write(0, b"again")
-        await file.sync()
-        assert store.body("k") == b"again", "O_TRUNC is unconditional"
+        with pytest.raises(Stale):
+            await file.sync()
+        [copy] = store.keys(CONFLICTS)
+        assert (store.body("k"), store.body(copy)) == (b"theirs", b"again")
         file.close()
 
 

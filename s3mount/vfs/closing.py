@@ -1,0 +1,163 @@
+"""What becomes of a file after its last release: stored, kept for another try, or dropped.
+
+The state is how many bytes are kept. Rules: the last RELEASE of any kind stores what is dirty. A failure that a call
+returned is told: the last RELEASE then discards. One that nobody was told keeps the bytes, within `KEPT_BYTES_MAX` for
+all files, and tries again in the background. The copy of a conflict gets one more try, and is dropped after it.
+"""
+
+import logging
+
+import trio
+
+from s3mount.config import GIB
+from s3mount.data.file import File
+from s3mount.errors import (
+    FileSystemError,
+    KeyTooLong,
+    NoSuchBucket,
+    NotImplementedByStore,
+    PreconditionFailed,
+    S3MountError,
+    StoreError,
+)
+from s3mount.store.base import Headers
+from s3mount.vfs.inodes import Inode, State
+from s3mount.vfs.keys import escaped
+from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+KEPT_BYTES_MAX = 1 * GIB
+RETRY_FIRST_SECONDS = 1.0
+RETRY_MAX_SECONDS = 60.0
+HOPELESS = (PreconditionFailed, KeyTooLong, NotImplementedByStore, NoSuchBucket, FileSystemError)
+"""Failures of a sync that no repetition heals."""
+
+
+def unstored(state: State) -> bool:
+    """Whether the file has what the bucket lacks."""
+    file = state.file
+    # What a refused write was to change is in no staging, but the kernel has a size and pages for it.
+    return file is not None and (file.dirty or file.busy or file.base is None or file.poisoned is not None)
+
+
+def named(inode: Inode) -> bool:
+    """Whether the file's content belongs in the bucket: under its path, or as a conflict's copy."""
+    return inode.linked or (inode.state is not None and inode.state.file is not None and inode.state.file.parted)
+
+
+class Closing:
+    """The files that nobody has open any more."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._kept_bytes = 0
+
+    async def close(self, inode: Inode, state: State) -> None:
+        """The last handle is gone. The inode is held until this is done."""
+        file = state.file
+        assert file is not None
+        state.closing = True
+        try:
+            # A handle may come and go while we store.
+            while not state.handles and named(inode) and unstored(state):
+                if file.parted:
+                    await self._store_copy(inode, file)
+                    break
+                if state.told or file.poisoned is not None:
+                    self._discard(inode, state, "a call had returned the failure")
+                    break
+                try:
+                    await file.sync()
+                except StoreError as error:
+                    self._keep(inode, state, file, error)
+                    break
+                except S3MountError as error:
+                    if not file.parted:
+                        self._discard(inode, state, str(error))
+                        break
+        finally:
+            state.closing = False
+        if not state.handles and not state.failing:
+            self.drop_file(inode, state)
+
+    async def _store_copy(self, inode: Inode, file: File) -> None:
+        """Nobody is left who could hear of a failure, but for the log."""
+        lost = file.poisoned is not None
+        try:
+            await file.sync()
+        except S3MountError as error:
+            if file.dirty and not lost:
+                path = escaped(inode.path)
+                log.error("file content dropped after a conflict path=%s bytes=%d reason=%s", path, file.size, error)
+
+    def drop_file(self, inode: Inode, state: State) -> None:
+        """Let go of the file, and of the inode if nobody needs it."""
+        if state.file is not None:
+            state.file.close()
+            state.file = None
+        state.told = False
+        state.headers = Headers()
+        self._tree.inodes.release(inode)
+
+    def _discard(self, inode: Inode, state: State, reason: str) -> None:
+        """Drop what could not be stored; the path gets a new inode, with the object that is there. Who has opened the
+        file meanwhile keeps it as it is: his close tries again, and is told."""
+        file = state.file
+        assert file is not None
+        state.failing = False
+        if state.handles:
+            return
+        log.error("file content dropped path=%s bytes=%d reason=%s", escaped(inode.path), file.size, reason)
+        file.discard()
+        parent = inode.parent
+        if inode.linked and parent is not None:
+            if file.base is None:
+                self._tree.note(parent, inode.name, None)
+            parent.contents.doubt(inode.name)
+            self._tree.inodes.detach(inode)
+
+    def _keep(self, inode: Inode, state: State, file: File, error: StoreError) -> None:
+        """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
+        kept = file.size
+        if state.failing:
+            return  # a task tries already
+        if isinstance(error, HOPELESS) or self._kept_bytes + kept > KEPT_BYTES_MAX:
+            self._discard(inode, state, str(error))
+        else:
+            log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
+            state.failing = True
+            self._kept_bytes += kept
+            self._tree.background(self._retry, inode, state, file, kept)
+
+    async def _retry(self, inode: Inode, state: State, file: File, kept: int) -> None:
+        try:
+            await self._store_kept(inode, state, file)
+        finally:
+            self._kept_bytes -= kept
+        # The inode may have another file by now, with another task that tries.
+        if state.file is file:
+            state.failing = False
+            if not state.handles and not state.closing:
+                self.drop_file(inode, state)
+
+    async def _store_kept(self, inode: Inode, state: State, file: File) -> None:
+        """Try until the file is stored, hopeless, or somebody else's to store."""
+        delay = RETRY_FIRST_SECONDS
+        while True:
+            await trio.sleep(delay)
+            if not (state.failing and state.file is file and inode.linked):
+                return
+            try:
+                await file.sync()
+            except HOPELESS as error:
+                if file.parted:
+                    await self._store_copy(inode, file)
+                elif state.file is file:
+                    self._discard(inode, state, str(error))
+                return
+            except StoreError:
+                delay = min(delay * 2, RETRY_MAX_SECONDS)
+            else:
+                log.info("file stored after all path=%s", escaped(inode.path))
+                return
