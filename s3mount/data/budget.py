@@ -8,6 +8,7 @@ is refused.
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 import trio
 
@@ -32,15 +33,15 @@ class Budget:
     def __init__(self, limit_bytes: int, *, stall_seconds: float, reclaim: Callable[[int], None]) -> None:
         # The mutable state: live_bytes in the log; reserved_bytes of writes let through that have not appended yet;
         # freeing, the number of operations in flight that free space when they end; the line; credit, bytes freed
-        # since the line formed that nobody got yet; when bytes were last freed; cramped, whether the disk takes no
-        # more, so that memory is all there is. live + reserved <= limit.
+        # since the line formed that nobody got yet; when bytes were last freed; until when the disk is thought full, so
+        # that memory is all there is. live + reserved <= limit.
         self._limit_bytes = limit_bytes
         self._pace_bytes = limit_bytes * 3 // 4
         self._stall_seconds = stall_seconds
         self._reclaim = reclaim
         self.when_idle: Callable[[], object] = _nothing
         """Called when the last operation that frees space has ended."""
-        self.cramped = False
+        self.disk_full_until = -inf
         self.live_bytes = 0
         self.reserved_bytes = 0
         self.freeing = 0
@@ -55,9 +56,14 @@ class Budget:
         )
 
     @property
+    def disk_full(self) -> bool:
+        """Whether the disk refused a chunk a short while ago, and took none since."""
+        return trio.current_time() < self.disk_full_until
+
+    @property
     def short(self) -> bool:
         """Whether space is so short that sent parts may be dropped and parts are sent early."""
-        return self.cramped or bool(self._line) or self.live_bytes + self.reserved_bytes > self._pace_bytes
+        return bool(self._line) or self.live_bytes + self.reserved_bytes > self._pace_bytes or self.disk_full
 
     def roomy(self, size: int) -> bool:
         """Whether a write of `size` bytes may append at once, without `admit`."""

@@ -33,6 +33,9 @@ SPILLS_MAX = 2
 SPILL_AHEAD_CHUNKS = 4
 PATIENCE_SECONDS = 1.0
 """Eight parts of 5 MiB that end together come so often at 40 MB/s: a slower network goes by way of the disk."""
+DISK_FULL_SECONDS = 60.0
+"""How long a disk that refused is thought full. What was sent is dropped early meanwhile, so that memory may never run
+out and no chunk be tried on the disk: a mount that waited for one to succeed would be short for good."""
 TOLD_SECONDS = 60.0  # a disk that takes no more is one line in so long, however many writes it refuses
 RunInThread = Callable[[Callable[[], None]], Awaitable[None]]
 
@@ -136,15 +139,16 @@ class Staging:
             with trio.move_on_at(self._eased_seconds + PATIENCE_SECONDS):
                 await self._room.park()
                 return
-        if self._spill_error is known:
-            self._begin_spills()  # one that fails is not tried again before another write comes
+        if self._spill_error is known or not self.budget.disk_full:
+            self._begin_spills()  # one that fails is not tried again before another write comes, or for a while
         if not self._spills and self._spill_error is not known:
             self.budget.reclaim(size + CHUNK_BYTES)
             if self._has_memory(size):
                 return
             if not self.budget.freeing:
                 raise StagingFull(f"the staging directory takes no more: {self._spill_error}")
-        await self._room.park()
+        with trio.move_on_at(self.budget.disk_full_until if self.budget.disk_full else inf):
+            await self._room.park()
 
     def append(self, data: memoryview, tail: Tail) -> Iterator[tuple[int, int]]:
         """Copy bytes to the end of the log; positions and sizes, in order. To be exhausted at once."""
@@ -375,7 +379,7 @@ class Staging:
         try:
             await self._run_in_thread(write)
             written = True
-            self.budget.cramped = False
+            self.budget.disk_full_until = -inf
         except OSError as error:
             self._spill_failed(error)
         finally:
@@ -397,5 +401,5 @@ class Staging:
             log.error("staging directory refused a write reason=%s", error)
             self._told_seconds = now
         self._spill_error = error
-        self.budget.cramped = True
+        self.budget.disk_full_until = now + DISK_FULL_SECONDS
         self._room.unpark_all()

@@ -639,6 +639,28 @@ async def test_going_back_to_bytes_that_memory_had_no_room_for_names_both_limits
         file.close()
 
 
+@run_virtual
+async def test_a_disk_that_was_full_an_hour_ago_does_not_keep_a_file_from_being_written_again(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("k", bytes(40 * MIB))
+    directory = tmp_path / "staging"
+    async with storage_on(store, memory_limit_bytes=128 * MIB, directory=directory) as storage:
+        unlucky = opened(storage, store)
+        with pytest.raises(StagingFull):
+            await fill(unlucky, 40 * MIB, step=MIB)
+        unlucky.discard()
+        unlucky.close()
+        directory.mkdir()
+        await trio.sleep(3600)
+        file = created(storage, "other")
+        await fill(file, 12 * MIB, step=MIB)
+        await trio.sleep(1)
+        await file.write(6 * MIB, b"again")
+        await file.flush()
+        assert store.body("other")[6 * MIB :][:10] == b"again" + pattern(MIB)[5:10]
+        file.close()
+
+
 @pytest.mark.parametrize("told", ["by a handle that reads", "by a part written again"])
 @run_virtual
 async def test_who_comes_back_to_a_large_stream_finds_it_on_disk(tmp_path: Path, told: str) -> None:

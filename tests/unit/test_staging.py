@@ -189,6 +189,51 @@ async def test_a_disk_that_fills_up_is_told_once_and_memory_goes_on(
 
 
 @run_virtual
+async def test_a_disk_that_refused_is_thought_full_for_a_minute_and_no_longer(tmp_path: Path) -> None:
+    async with staging(tmp_path / "missing", memory=8 * MIB) as log:
+        tail, places = Tail(), list[tuple[int, int]]()
+        while log.ready(CHUNK_BYTES):
+            places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        assert log.budget.short
+        log.free(places)
+        await trio.sleep(59)
+        assert log.budget.short
+        await trio.sleep(1)
+        assert not log.budget.short, "nothing needs the disk, so no chunk written to it would ever tell"
+
+
+@run_virtual
+async def test_a_disk_that_takes_a_chunk_again_is_full_no_more(tmp_path: Path) -> None:
+    async with staging(tmp_path, memory=8 * MIB, run_in_thread=(disk := Disk(0))) as log:
+        tail, places = Tail(), list[tuple[int, int]]()
+        while log.ready(CHUNK_BYTES):
+            places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+        await wait_all_tasks_blocked()
+        assert log.budget.short
+        disk.room = 100
+        await log.wait_for_memory(CHUNK_BYTES)
+        assert not log.budget.short
+
+
+@run_virtual
+async def test_a_write_that_waits_for_uploads_tries_a_full_disk_again_each_minute(tmp_path: Path) -> None:
+    async with staging(tmp_path, memory=8 * MIB, run_in_thread=(disk := Disk(0))) as log:
+        tail = Tail()
+        while log.ready(CHUNK_BYTES):
+            list(log.append(memoryview(bytes(CHUNK_BYTES)), tail))
+        log.budget.will_free()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.wait_for_memory, CHUNK_BYTES)
+            await trio.sleep(1)
+            asked = disk.asked
+            await trio.sleep(300)
+            assert asked + 5 <= disk.asked <= asked + 2 * 5, "two chunks at a time"
+            disk.room = 100
+            began = trio.current_time()
+        assert trio.current_time() - began <= 60
+
+
+@run_virtual
 async def test_on_a_full_disk_a_write_waits_for_the_uploads_under_way(tmp_path: Path) -> None:
     offered: list[list[tuple[int, int]]] = []
 
