@@ -1,6 +1,6 @@
 """The pieces the staging log is made of, as plain state: chunks, and the tails by which files append to them.
 
-Knows no rule of the log: `staging` alone changes what is here.
+Knows no rule of the log: `staging` and `memory` alone change what is here.
 """
 
 from s3mount.data.buffers import Pinned

@@ -7,10 +7,14 @@ changed in the loop only. A file that has no slot in use is closed, which gives 
 import ctypes
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 PAGE_BYTES = 4096
+
+RunInThread = Callable[[Callable[[], None]], Awaitable[None]]
+"""How what blocks is run."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

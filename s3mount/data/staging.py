@@ -1,43 +1,28 @@
 """The log that holds dirty bytes until they are in the bucket.
 
 A position is an integer: chunk number times CHUNK_BYTES plus an offset; chunk numbers are never used twice. A chunk is
-memory at first. When the memory share runs short, `reclaim` drops what was sent and is not needed any more; then
-writers wait, in turn, for uploads that free memory, as long as these do so within PATIENCE_SECONDS; then worker threads
-write the oldest chunks to disk (`spill`). So a stream that the network keeps up with touches no disk. Bytes live until
-they are freed; what a hold (an upload in flight, a read that waits) covers is freed when the last hold of its chunk
-ends, and is never rewritten before. Knows no files, keys or extents.
+in memory at first, and goes to disk when `memory` runs short. Bytes live until they are freed; what a hold (an upload
+in flight, a read that waits) covers is freed when the last hold of its chunk ends, and is never rewritten before. Knows
+no files, keys or extents.
 
-Who runs at the same time: everything here is the loop's, except that a worker thread reads one chunk's memory while it
-is `spilling` (nothing rewrites it then) or fills memory of its caller from disk (the chunk is held).
+Who runs at the same time: everything here is the loop's, except that a worker thread fills memory of its caller from
+disk (the chunk is held).
 """
 
-import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from math import inf
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import trio
 
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
-from s3mount.data.chunks import CHUNK_BYTES, Chunk, Tail, living
-from s3mount.data.spill import Slot, Spill
-from s3mount.errors import Lost, StagingFull
-
-log = logging.getLogger(__name__)
+from s3mount.data.chunks import CHUNK_BYTES, Chunk, Tail
+from s3mount.data.memory import Memory
+from s3mount.data.spill import RunInThread, Slot, Spill
+from s3mount.errors import Lost
 
 OWN_TAIL_BYTES = 256 * 1024
 """A file with more in the log appends to a chunk of its own, so that its bytes lie together and go together."""
-SPILLS_MAX = 2
-SPILL_AHEAD_CHUNKS = 4
-PATIENCE_SECONDS = 1.0
-"""Eight parts of 5 MiB that end together come so often at 40 MB/s: a slower network goes by way of the disk."""
-DISK_FULL_SECONDS = 60.0
-"""How long a disk that refused is thought full. What was sent is dropped early meanwhile, so that memory may never run
-out and no chunk be tried on the disk: a mount that waited for one to succeed would be short for good."""
-TOLD_SECONDS = 60.0  # a disk that takes no more is one line in so long, however many writes it refuses
-RunInThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 class Hold:
@@ -69,35 +54,26 @@ class Staging:
         reclaim: Callable[[], bool],
         run_in_thread: RunInThread = trio.to_thread.run_sync,
     ) -> None:
-        # The mutable state: chunks by number; those in memory in the order they were begun; the shared tail; the
-        # spills under way, the latest error and when one was logged; the line of writers who wait for memory and the
-        # bytes they bring, which are memory too, the first of them parked until memory comes back, may be reclaimed, or
-        # nothing will bring any; when memory last came back without the disk, or was ample. Chunks in memory never
-        # exceed `chunks_max`.
+        # The mutable state: chunks by number, and the shared tail. What is in memory is `memory`'s.
         self.budget = budget
-        self._reclaim = reclaim
-        self._nursery = nursery
         self._buffers = buffers
         self._spill = Spill(directory, chunk_bytes=CHUNK_BYTES, segment_bytes=segment_bytes)
+        self._memory = Memory(
+            nursery,
+            budget,
+            self._spill,
+            share_bytes=memory_bytes,
+            reclaim=reclaim,
+            settle=self._settle,
+            run_in_thread=run_in_thread,
+        )
         self._run_in_thread = run_in_thread
-        # A quarter of the share is for the requests of writers who wait: each is bytes here and a buffer of libfuse.
-        self._share_bytes = memory_bytes
-        self._chunks_max = max(8, memory_bytes * 3 // 4 // CHUNK_BYTES)
         self._chunks: dict[int, Chunk] = {}
-        self._in_memory: OrderedDict[int, Chunk] = OrderedDict()
         self._serial = 0
         self._shared = Tail()
-        self._spills = 0
-        self._spill_error: OSError | None = None
-        self._told_seconds = -inf
-        self._line = trio.Lock()
-        self._waiting_bytes = 0
-        self._room = trio.lowlevel.ParkingLot()
-        budget.when_idle = self._room.unpark_all
-        self._eased_seconds = 0.0
 
     def __repr__(self) -> str:
-        return f"<Staging {len(self._chunks)} chunks, {len(self._in_memory)} in memory, {self.budget!r}>"
+        return f"<Staging {len(self._chunks)} chunks, {self._memory.chunks} in memory, {self.budget!r}>"
 
     @property
     def chunks(self) -> int:
@@ -106,49 +82,23 @@ class Staging:
 
     @property
     def chunks_in_memory(self) -> int:
-        return len(self._in_memory)
+        return self._memory.chunks
 
     @property
     def crowded(self) -> bool:
         """Whether writers wait for memory, or the next one would."""
-        return self._line.locked() or not self._has_memory(CHUNK_BYTES)
+        return self._memory.crowded
 
     # appending
 
     def ready(self, size: int) -> bool:
         """Whether `append` of `size` bytes may be called now."""
-        return self.budget.roomy(size) and not self._line.locked() and self._has_memory(size)
+        return self.budget.roomy(size) and self._memory.ready(size)
 
     async def wait_for_memory(self, size: int) -> None:
         """Wait in line until there is memory for `size` bytes. Raises StagingFull when the disk takes no more and no
         upload under way frees any."""
-        self._waiting_bytes += size
-        try:
-            # A later, smaller write let through would leave a hole in what could be sent.
-            async with self._line:
-                known = self._spill_error
-                while not self._has_memory(size):
-                    if not self._reclaim():
-                        await self._more_memory(size, known)
-        finally:
-            self._waiting_bytes -= size
-
-    async def _more_memory(self, size: int, known: OSError | None) -> None:
-        """Wait until some memory came back: from uploads while they keep up, else by way of the disk."""
-        if self.budget.freeing:
-            with trio.move_on_at(self._eased_seconds + PATIENCE_SECONDS):
-                await self._room.park()
-                return
-        if self._spill_error is known or not self.budget.disk_full:
-            self._begin_spills()  # one that fails is not tried again before another write comes, or for a while
-        if not self._spills and self._spill_error is not known:
-            self.budget.reclaim(size + CHUNK_BYTES)
-            if self._has_memory(size):
-                return
-            if not self.budget.freeing:
-                raise StagingFull(f"the staging directory takes no more: {self._spill_error}")
-        with trio.move_on_at(self.budget.disk_full_until if self.budget.disk_full else inf):
-            await self._room.park()
+        await self._memory.wait(size)
 
     def append(self, data: memoryview, tail: Tail) -> Iterator[tuple[int, int]]:
         """Copy bytes to the end of the log; positions and sizes, in order. To be exhausted at once."""
@@ -274,7 +224,7 @@ class Staging:
                 for start, stop in deferred:
                     self._bury(chunk, start, stop)
                 self._settle(chunk)
-        self._room.unpark_all()
+        self._memory.look_again()
 
     def _bury(self, chunk: Chunk, start: int, stop: int) -> None:
         chunk.live -= stop - start
@@ -300,16 +250,7 @@ class Staging:
                 chunk.slot = None
         elif chunk.slot is None:
             return
-        self._drop_memory(chunk)
-
-    def _drop_memory(self, chunk: Chunk) -> None:
-        if chunk.memory is not None:
-            chunk.memory.unpin()
-            chunk.memory = None
-            del self._in_memory[chunk.number]
-            if chunk.slot is None:
-                self._eased_seconds = trio.current_time()
-            self._room.unpark_all()
+        self._memory.drop(chunk)
 
     # inside
 
@@ -322,15 +263,6 @@ class Staging:
             yield self._chunks[position // CHUNK_BYTES], start, start + count
             position += count
 
-    def _has_memory(self, size: int) -> bool:
-        return len(self._in_memory) + size // CHUNK_BYTES + 2 <= self._chunks_max_now
-
-    @property
-    def _chunks_max_now(self) -> int:
-        """Fewer while writers wait with more than the quarter that is theirs, down to half."""
-        left = (self._share_bytes - 2 * self._waiting_bytes) // CHUNK_BYTES
-        return min(self._chunks_max, max(left, self._chunks_max // 2))
-
     def _next_chunk(self, tail: Tail) -> Chunk:
         former = tail.chunk
         if former is not None:
@@ -342,64 +274,6 @@ class Staging:
         # virtual machine.
         chunk = tail.chunk = Chunk(self._serial, self._buffers.take(CHUNK_BYTES))
         chunk.is_tail = tail is self._shared
-        self._chunks[chunk.number] = self._in_memory[chunk.number] = chunk
-        if len(self._in_memory) <= self._chunks_max // 2:
-            self._eased_seconds = trio.current_time()
-        elif not self.budget.freeing:
-            self._begin_spills()
+        self._chunks[chunk.number] = chunk
+        self._memory.add(chunk)
         return chunk
-
-    def _begin_spills(self) -> None:
-        if len(self._in_memory) + SPILL_AHEAD_CHUNKS <= self._chunks_max_now:
-            return
-        for chunk in self._in_memory.values():
-            if self._spills >= SPILLS_MAX:
-                return
-            if not chunk.holds and not chunk.spilling and chunk.live:
-                try:
-                    chunk.slot = self._spill.allocate()
-                except OSError as error:
-                    self._spill_failed(error)
-                    return
-                chunk.spilling = True
-                self._spills += 1
-                self._nursery.start_soon(self._spill_chunk, chunk, chunk.slot)
-
-    async def _spill_chunk(self, chunk: Chunk, slot: Slot) -> None:
-        memory = chunk.memory
-        assert memory is not None
-        dead_before = len(chunk.dead)
-        ranges = living(chunk.used, chunk.dead)
-
-        def write() -> None:
-            for start, stop in ranges:
-                self._spill.write(slot, start, memory.view[start:stop])
-
-        written = False
-        try:
-            await self._run_in_thread(write)
-            written = True
-            self.budget.disk_full_until = -inf
-        except OSError as error:
-            self._spill_failed(error)
-        finally:
-            self._spills -= 1
-            chunk.spilling = False
-            if written:
-                chunk.is_tail = False
-                for start, stop in chunk.dead[dead_before:]:
-                    self._spill.discard(slot, start, stop)
-            else:
-                chunk.slot = None
-                self._spill.release(slot)
-            self._settle(chunk)
-            self._room.unpark_all()
-
-    def _spill_failed(self, error: OSError) -> None:
-        now = trio.current_time()
-        if now - self._told_seconds >= TOLD_SECONDS:
-            log.error("staging directory refused a write reason=%s", error)
-            self._told_seconds = now
-        self._spill_error = error
-        self.budget.disk_full_until = now + DISK_FULL_SECONDS
-        self._room.unpark_all()

@@ -21,7 +21,8 @@ from s3mount.data.journal import Journal
 from s3mount.data.learning import Learning
 from s3mount.data.orphans import Orphans
 from s3mount.data.plan import PUT_PARTS
-from s3mount.data.staging import RunInThread, Staging
+from s3mount.data.spill import RunInThread
+from s3mount.data.staging import Staging
 from s3mount.store.abilities import FindOut, as_s3_says
 from s3mount.store.base import ObjectStore
 

@@ -13,7 +13,8 @@ from s3mount.config import MIB
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.chunks import CHUNK_BYTES, Tail
-from s3mount.data.staging import RunInThread, Staging
+from s3mount.data.spill import RunInThread
+from s3mount.data.staging import Staging
 from s3mount.errors import StagingFull
 from tests.running import run_trio, run_virtual
 
@@ -138,7 +139,7 @@ async def test_what_is_appended_behind_bytes_that_went_to_disk_under_a_hold_stay
         places = list(log.append(memoryview(b"a" * 700 * KIB), tail))
         while log.chunks_in_memory < 5:
             list(log.append(memoryview(bytes(CHUNK_BYTES)), other))
-        assert log._spills, "the oldest chunk is on its way to disk"
+        assert log._memory._spills, "the oldest chunk is on its way to disk"
         hold = log.hold(places)
         await trio.testing.wait_all_tasks_blocked()
         more = list(log.append(memoryview(b"b" * 100 * KIB), tail))
@@ -290,12 +291,12 @@ async def test_who_waits_for_memory_is_served_in_the_order_of_arrival() -> None:
                 nursery.start_soon(wait, number)
                 await wait_all_tasks_blocked()
                 assert not log.ready(1), "who comes later does not pass those who wait"
-            assert log._waiting_bytes == 5 * MIB
+            assert log._memory._waiting_bytes == 5 * MIB
             while len(served) < 5:
                 log.free(places.pop(0))
                 await wait_all_tasks_blocked()
         assert served == [0, 1, 2, 3, 4]
-        assert log._waiting_bytes == 0
+        assert log._memory._waiting_bytes == 0
         assert log.ready(1)
 
 
