@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 import s3mount
-from s3mount import settings
+from s3mount import settings, words
 from s3mount.errors import S3MountError, StartError, UsageError
 
 USAGE_WIDTH = 33
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
     if argv and argv[0] == "mount":
         mount = _Parser(prog="s3mount mount", description=mount_help(), allow_abbrev=False)
         for option in settings.options():
-            if option.kind is settings.FLAG:
+            if option.kind is words.FLAG:
                 mount.add_argument(option.flag, dest=option.name, action="store_const", const="true")
             else:
                 mount.add_argument(option.flag, dest=option.name)

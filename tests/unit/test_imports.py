@@ -21,7 +21,8 @@ LEAVES = {"s3mount": set[str](), "errors": set[str](), "config": {"errors"}}
 
 SIDES = {
     # Beside the layers: each with what it may import of ours, and who may import it.
-    "settings": ({"config", "errors"}, {"cli"}),
+    "settings": ({"config", "errors", "words"}, {"cli"}),
+    "words": ({"config"}, {"cli", "settings"}),
     "preflight": ({"config", "errors", "kernel"}, {"cli", "daemon"}),
     "kernel": ({"config", "errors"}, {"daemon", "preflight"}),
     "instance": ({"config", "errors"}, {"daemon"}),

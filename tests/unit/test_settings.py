@@ -8,28 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3mount import settings
-from s3mount.config import GIB, KIB, MIB, TIB, Config
+from s3mount import settings, words
+from s3mount.config import MIB, Config
 from s3mount.errors import UsageError
 
 HERE = {"source": "s3://b", "mountpoint": "/m"}
 
 # By metavar: a choice's is its words. A first word that is not the default of any option that takes it.
 WORDS: dict[str, tuple[str, object]] = {
-    settings.SIZE.metavar: ("80MiB", 80 * MIB),
-    settings.TIME.metavar: ("1.5s", 1.5),
-    settings.MODE.metavar: ("0640", 0o640),
-    settings.ID.metavar: ("1234", 1234),
+    words.SIZE.metavar: ("80MiB", 80 * MIB),
+    words.TIME.metavar: ("1.5s", 1.5),
+    words.MODE.metavar: ("0640", 0o640),
+    words.ID.metavar: ("1234", 1234),
     "": ("true", True),
     "on|off": ("off", False),
-    settings.LEVEL.metavar: ("debug", "debug"),
-    settings.FILE.metavar: ("/some/file", Path("/some/file")),
-    settings.DIR.metavar: ("/some/dir", Path("/some/dir")),
-    settings.NAME.metavar: ("eu-west-1", "eu-west-1"),
-    settings.URL.metavar: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
-    settings.COUNT.metavar: ("1000", 1000),
-    settings.TAGS.metavar: ("a b=c&d=%26", "a%20b=c&d=%26"),
-    settings.ASKED.metavar: ("yes", "yes"),
+    words.LEVEL.metavar: ("debug", "debug"),
+    words.FILE.metavar: ("/some/file", Path("/some/file")),
+    words.DIR.metavar: ("/some/dir", Path("/some/dir")),
+    words.NAME.metavar: ("eu-west-1", "eu-west-1"),
+    words.URL.metavar: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+    words.COUNT.metavar: ("1000", 1000),
+    words.TAGS.metavar: ("a b=c&d=%26", "a%20b=c&d=%26"),
+    words.ASKED.metavar: ("yes", "yes"),
     "keep|overwrite": ("overwrite", "overwrite"),
     "close|open": ("open", "open"),
 }
@@ -136,7 +136,7 @@ def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("given_words", "said"),
     [
         ({}, "say what to mount"),
         ({"source": "s3://b"}, "say where"),
@@ -162,56 +162,15 @@ def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
         ({**HERE, "cache-dir": ""}, "--cache-dir '': a path"),
     ],
 )
-def test_a_bad_word_is_named_with_its_remedy(words: dict[str, str], said: str) -> None:
+def test_a_bad_word_is_named_with_its_remedy(given_words: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        settings.load(words, {})
+        settings.load(given_words, {})
 
 
 def test_credentials_in_an_address_are_not_repeated() -> None:
     with pytest.raises(UsageError) as raised:
         settings.load({**HERE, "endpoint-url": "http://key:secret@host"}, {})
     assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("word", "size"),
-    [
-        ("0", 0),
-        ("17", 17),
-        ("8MiB", 8 * MIB),
-        ("8mib", 8 * MIB),
-        ("1.5GiB", 3 * GIB // 2),
-        ("2 KiB", 2 * KIB),
-        ("5B", 5),
-    ],
-)
-def test_sizes(word: str, size: int) -> None:
-    assert settings.read_size(word) == size
-
-
-@pytest.mark.parametrize("word", ["", "8MB", "8M", "-1", "1e6", "0.3B", "MiB", "8MiBs", "٣MiB", "nan", "inf"])
-def test_what_is_no_size(word: str) -> None:
-    with pytest.raises(ValueError, match="a size"):
-        settings.read_size(word)
-
-
-@given(st.integers(0, 5 * TIB))
-def test_a_size_shown_is_read_back(size: int) -> None:
-    assert settings.read_size(settings.show_size(size)) == size
-
-
-@pytest.mark.parametrize(
-    ("word", "seconds"),
-    [("0", 0.0), ("5s", 5.0), ("500ms", 0.5), ("2m", 120.0), ("1h", 3600.0), ("0.5", 0.5), ("1d", 86400.0)],
-)
-def test_times(word: str, seconds: float) -> None:
-    assert settings.read_time(word) == seconds
-
-
-@pytest.mark.parametrize("word", ["", "-1s", "1w", "nan", "inf", "5 parsecs"])
-def test_what_is_no_time(word: str) -> None:
-    with pytest.raises(ValueError, match="a time"):
-        settings.read_time(word)
 
 
 @given(st.text(max_size=30))
