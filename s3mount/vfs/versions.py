@@ -1,0 +1,44 @@
+"""One version goes to another key: a copy of exactly it, then a delete on condition of it.
+
+Knows no inode and no directory. A crash or failure between the two leaves both keys, never none.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from s3mount.data.version import HalfMoved, Version
+from s3mount.errors import LostReply, PreconditionFailed
+from s3mount.store.base import Condition, Listed
+from s3mount.vfs.keys import escaped
+from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+async def _never() -> bool:
+    return False
+
+
+async def move_version(
+    tree: Tree, key: str, version: Version, *, overtaken: Callable[[], Awaitable[bool]] = _never
+) -> Version:
+    """Copy one version to another key and delete it; copy again as long as the copy may have been `overtaken` by what
+    another wrote there. Raises NotFound and PreconditionFailed before anything changed, HalfMoved."""
+    if version.key == key:
+        return version  # an earlier try had done it all
+    stored = await tree.store.copy(version.key, key, source_etag=version.etag)
+    while await overtaken():
+        stored = await tree.store.copy(version.key, key, source_etag=version.etag)  # the source is still there
+    moved = Version(key, stored.etag, version.size, stored.version_id)
+    try:
+        await tree.store.delete(version.key, Condition(etag=version.etag))
+    except LostReply as error:
+        raise HalfMoved(moved, error) from error
+    except PreconditionFailed:
+        log.warning("rename left a newer object at its old name key=%s", escaped(version.key))
+    return moved
+
+
+def as_listed(tree: Tree, version: Version) -> Listed:
+    """What a listing would tell of a version that was stored just now."""
+    return Listed(version.key, version.size, version.etag, tree.wall_ns())
