@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 
+from s3mount.data.content import Content
 from s3mount.data.grid import SendPart
 from s3mount.data.layers import Layers
 from s3mount.data.storage import Storage
@@ -67,7 +68,8 @@ class Stream:
             self._storage.budget.will_free()
         if self._settled.is_set():
             self._settled = trio.Event()
-        self._storage.nursery.start_soon(self._send, number)
+        # The extents of now: a sync that begins before the task runs makes them its epoch's, and writes get others.
+        self._storage.nursery.start_soon(self._send, number, self._layers.content())
 
     def may_go_on(self, size: int, again: Callable[[], None]) -> bool:
         """Whether it is known where the next part of a file of `size` bytes lies; else `again` may be called later."""
@@ -154,14 +156,14 @@ class Stream:
     def _frees(self, number: int) -> bool:
         return number > 1 and self.droppable
 
-    async def _send(self, number: int) -> None:
+    async def _send(self, number: int, content: Content) -> None:
         storage = self._storage
         start, stop = self.grid.part(number)
         sent = False
         try:
             with self._scopes[number]:
                 # Taken without a checkpoint: what is written from now on makes the part stale.
-                async with storage.loader.body(self._layers.content(), start, stop) as body:
+                async with storage.loader.body(content, start, stop) as body:
                     await self.multipart.send(number, body)
                 sent = True
         except S3MountError as error:
