@@ -128,7 +128,10 @@ class Memory:
 
     @property
     def _chunks_max_now(self) -> int:
-        """Fewer while writers wait with more than the quarter that is theirs, down to half."""
+        """Fewer while writers wait with more than the quarter that is theirs, down to half; where the disk takes none,
+        the whole share: two parts must fit, for the first one stays."""
+        if self._budget.disk_full:
+            return max(self._chunks_max, self._share_bytes // CHUNK_BYTES)
         left = (self._share_bytes - 2 * self._waiting_bytes) // CHUNK_BYTES
         return min(self._chunks_max, max(left, self._chunks_max // 2))
 
