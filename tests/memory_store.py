@@ -55,7 +55,7 @@ SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
 Operation = Literal[
     "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
-    "abort_upload", "list_uploads", "get_tags",
+    "abort_upload", "has_parts", "list_uploads", "get_tags",
 ]  # fmt: skip
 
 
@@ -351,6 +351,12 @@ class MemoryStore:
         self.uploads.pop(upload.id, None)
         await self._end(call)
         self.upload_log.ended(upload)
+
+    async def has_parts(self, upload: Upload) -> bool:
+        call = await self._begin(Call("has_parts", upload.key))
+        has = bool(self._upload(upload).parts)
+        await self._end(call)
+        return has
 
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
         call = await self._begin(Call("list_uploads", prefix))

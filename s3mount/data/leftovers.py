@@ -1,10 +1,11 @@
 """Removal of what this instance has left in the bucket: at the start what an earlier daemon left, later uploads of our
 own that may have been opened by a request whose reply never came.
 
-Only what the journal names is touched. An upload whose id is known is aborted, a copy deleted. An upload without an id
-is ours if it is the only one of exactly that key which nobody else of us knows and which was initiated in the time that
-our request had, by the server's clock. Nothing here is waited for by a program; what fails stays in the journal for
-the next start.
+Only what the journal names is touched. An upload whose id is known is aborted, a copy deleted. An upload whose id never
+reached us can have no part, as nobody could send one; and a live one of another client soon has one. So it is looked
+for once, IDLE_SECONDS after our request can have had its effect, and aborted if it has no part, was initiated in the
+time that our request had, by the server's clock, and is the only such one of exactly that key. Nothing here is waited
+for by a program; what fails stays in the journal for the next start.
 """
 
 import logging
@@ -18,7 +19,7 @@ import trio
 from s3mount.config import Config
 from s3mount.data.journal import Entry, Journal
 from s3mount.data.orphans import orphans_prefix
-from s3mount.errors import NotImplementedByStore, S3MountError, Unavailable
+from s3mount.errors import NoSuchUpload, NotFound, NotImplementedByStore, S3MountError
 from s3mount.store.base import ObjectStore, Upload
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ REMOVALS_MAX = 4
 """At a time: programs want the store as well."""
 SLACK_NS = 5_000_000_000
 """Clocks disagree by so much, and stores tell whole seconds."""
+IDLE_SECONDS = 600.0
+"""Who has opened an upload has stored a part of it by then, also over a slow line. What has no part costs nothing."""
 OPENING_SECONDS = 1.0
 LOOKS_MAX = 1_000
 """Uploads in doubt that are looked for at a time; those beyond are left to the next start."""
@@ -46,12 +49,14 @@ class Leftovers:
         nursery: trio.Nursery,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         # The mutable state: removals under way, by the limit; how many uploads in doubt are looked for.
         self._store = store
         self._journal = journal
         self._nursery = nursery
         self._window_ns = int(config.metadata_deadline_seconds * 1e9) + SLACK_NS
+        self._idle_ns = int(idle_seconds * 1e9)
         self._copies_prefix = orphans_prefix(config.prefix)
         self._wall_ns = wall_ns
         self._limit = trio.Semaphore(REMOVALS_MAX)
@@ -127,19 +132,11 @@ class Leftovers:
         return "removed"
 
     async def _find(self, entry: Entry) -> Outcome:
-        """At once, and again when our request can have no effect any more."""
         until_ns = entry.at_ns + self._window_ns
-        found: list[Upload] = []
-        for last in (self._wall_ns() >= until_ns, True):
-            try:
-                found = await self._candidates(entry, until_ns)
-            except Unavailable:
-                if last:
-                    raise
-            if found or last:
-                break
-            left_ns = until_ns - self._wall_ns()
-            await trio.sleep(max(0, min(left_ns, self._window_ns + SLACK_NS)) / 1e9)
+        wait_ns = until_ns + self._idle_ns - self._wall_ns()
+        # No longer than that, should the clock have been set back.
+        await trio.sleep(max(0, min(wait_ns, self._window_ns + self._idle_ns)) / 1e9)
+        found = [upload for upload in await self._candidates(entry, until_ns) if await self._is_empty(upload)]
         if len(found) == 1:
             async with self._limit:
                 await self._store.abort_upload(found[0])
@@ -151,6 +148,14 @@ class Leftovers:
             )
         self._journal.strike(entry.number)
         return "removed" if len(found) == 1 else "absent"
+
+    async def _is_empty(self, upload: Upload) -> bool:
+        """Whether it is there and has no part."""
+        try:
+            async with self._limit:
+                return not await self._store.has_parts(upload)
+        except (NoSuchUpload, NotFound):
+            return False
 
     async def _candidates(self, entry: Entry, until_ns: int) -> list[Upload]:
         journal, key = self._journal, entry.key

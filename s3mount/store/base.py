@@ -227,5 +227,8 @@ class ObjectStore(Protocol):
     async def abort_upload(self, upload: Upload) -> None:
         """Forget an upload and its parts; one that is gone already is success."""
 
+    async def has_parts(self, upload: Upload) -> bool:
+        """Whether a part of an open upload is stored. Raises NoSuchUpload."""
+
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
         """All multipart uploads open below `prefix`, each with the time of its initiation."""

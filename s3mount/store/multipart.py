@@ -131,6 +131,16 @@ async def abort(requests: Requests, upload: Upload) -> None:
     requests.upload_log.ended(upload)
 
 
+async def has_parts(requests: Requests, upload: Upload) -> bool:
+    query = quote_query([("max-parts", "1"), ("uploadId", upload.id)])
+    order = requests.metadata("list_parts", "GET", upload.key, query)
+    await requests.send(order)
+    if order.document.get("UploadId") != upload.id:
+        # The root's name differs between stores. Taken for a list without parts, it would cost somebody's upload.
+        raise errors.BadReply(f"GET {upload.key!r}: a list of this upload's parts was asked for, something else came")
+    return "ETag" in order.document
+
+
 async def list_uploads(requests: Requests, prefix: str) -> tuple[Upload, ...]:
     found: list[Upload] = []
     markers: tuple[str, str] | None = ("", "")

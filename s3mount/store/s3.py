@@ -317,6 +317,9 @@ class S3Store:
     async def abort_upload(self, upload: Upload) -> None:
         await multipart.abort(self._requests, upload)
 
+    async def has_parts(self, upload: Upload) -> bool:
+        return await multipart.has_parts(self._requests, upload)
+
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
         return await multipart.list_uploads(self._requests, prefix)
 

@@ -20,7 +20,7 @@ Mode = Literal["fail", "refuse", "down", "lost", "cut", "crash-before", "crash-a
 call. lost: the effect, then LostReply. cut: as lost, and every later call is as in down. crash: before or after the
 effect."""
 MODES: tuple[Mode, ...] = get_args(Mode)
-READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "list_uploads")
+READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "has_parts", "list_uploads")
 MUTATIONS_ONLY: tuple[Mode, ...] = ("lost", "cut", "crash-after")
 """The modes in which a read would be as in another mode: they count mutations alone."""
 LASTING: tuple[Mode, ...] = ("down", "cut")
@@ -156,6 +156,9 @@ class FailingStore:
 
     async def abort_upload(self, upload: Upload) -> None:
         await self._perform("abort_upload", upload.key, lambda: self._inner.abort_upload(upload), aborts=upload.id)
+
+    async def has_parts(self, upload: Upload) -> bool:
+        return await self._perform("has_parts", upload.key, lambda: self._inner.has_parts(upload))
 
     async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
         return await self._perform("list_uploads", prefix, lambda: self._inner.list_uploads(prefix))

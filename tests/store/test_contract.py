@@ -409,6 +409,22 @@ async def test_a_list_of_uploads_tells_when_each_was_initiated(place: Place) -> 
 
 
 @run_trio
+async def test_an_upload_has_parts_once_one_is_stored(place: Place) -> None:
+    async with place.open() as store:
+        upload, other = await store.create_upload("dir/m", NO_HEADERS), await store.create_upload("dir/m", NO_HEADERS)
+        assert not await store.has_parts(upload)
+        await store.upload_part(upload, 7, (b"x",))
+        assert await store.has_parts(upload)
+        await store.upload_part(upload, 1, (b"x",))
+        assert await store.has_parts(upload)
+        assert not await store.has_parts(other)
+        for opened in (upload, other):
+            await store.abort_upload(opened)
+        with pytest.raises(errors.NoSuchUpload):
+            await store.has_parts(upload)
+
+
+@run_trio
 async def test_an_upload_that_was_aborted_is_gone_and_aborting_again_is_success(place: Place) -> None:
     async with place.open() as store:
         upload = await store.create_upload("dir/m", NO_HEADERS)

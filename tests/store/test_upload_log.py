@@ -46,7 +46,7 @@ async def life(proxy: FaultProxy, bucket: str, paper: PaperInMemory) -> AsyncIte
     store = S3Store(config, upload_log=journal)
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
-        yield store, Leftovers(store, journal, config, nursery)
+        yield store, Leftovers(store, journal, config, nursery, idle_seconds=1.0)
         nursery.cancel_scope.cancel()
 
 
