@@ -1,11 +1,11 @@
 """The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
 
 Start: the instance is locked, the bucket checked, its root listed; only then is the mountpoint taken, and only then
-does `s3mount mount` return 0. What an earlier daemon of the instance has left in the bucket is removed after that,
-unless the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand over its
-dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until
---stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete`
-erase a mirror."""
+does `s3mount mount` return 0. What an earlier daemon of the instance has left in the bucket is removed after that, and
+which conditions the store keeps is found out, unless the mount is read-only. Stop: SIGTERM refuses new writers, has a
+child process make the kernel hand over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use
+is detached and served until --stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets
+`rsync --delete` erase a mirror."""
 
 import gc
 import logging
@@ -169,7 +169,7 @@ class Daemon:
         await nursery.start(store.run)
         await store.check()
         findings = Findings(store, config, self._prepared.cache_dir / "stores")
-        await findings.conditions()
+        store.believe(findings.remembered())
         storage = Storage(
             store,
             config,
@@ -206,8 +206,13 @@ class Daemon:
             session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
+
+            async def find_out() -> None:
+                store.believe(await findings.conditions())
+
             if not config.read_only:
                 nursery.start_soon(leftovers.recover)
+                session.start_soon(find_out)  # it tidies up when cancelled: the store must outlive it
             pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
             await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
             session.cancel_scope.cancel()

@@ -1,8 +1,9 @@
 """What a store can do, found out on scratch keys by what it does, not by its name.
 
 A store may answer 200 and ignore a condition, or take a copied part for an empty one: so the object is looked at, each
-time. Everything made here is removed again, also after a failure. A refusal (400, 405, 501) is an answer; anything else
-that goes wrong (403, no network) is raised, and nothing is known then. Knows no file and keeps nothing.
+time. Everything made here is removed again, also after a failure. A refusal (400, 405, 501) is an answer; of a
+condition only one that can mean it, for what is found lacking is not sent any more. Anything else that goes wrong (403,
+no network) is raised, and nothing is known then. Knows no file and keeps nothing.
 """
 
 import logging
@@ -25,6 +26,8 @@ CLEANING_SECONDS = 30.0
 PLAIN = Headers(content_type="application/octet-stream")
 REFUSALS = frozenset({"EntityTooSmall", "InvalidArgument", "InvalidPart", "InvalidRequest", "NotImplemented"})
 """Completions and copies may say them in the body of a 200, which counts as a 500."""
+CONDITION_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument"})
+"""What stores say of a condition. A 400 without an error document comes from what stands between."""
 PATTERN = bytes(range(251))
 """Its length has no factor in common with any size: a part from a wrong place is seen."""
 
@@ -42,6 +45,8 @@ class Abilities:
     parts_max: int | None = None
 
 
+CONDITIONS = ("put_if_absent", "put_if_match", "complete_if_absent")
+"""The abilities that are conditions kept."""
 FindOut = Callable[[], Awaitable[Abilities]]
 
 
@@ -113,7 +118,7 @@ async def _refused(store: ObjectStore, key: str, before: str, act: Awaitable[obj
     except PreconditionFailed:
         said = True
     except StoreError as error:
-        if not _is_refusal(error):
+        if error.status != 501 and error.code not in CONDITION_REFUSALS:
             raise
     now = (await store.head(key)).etag
     return said and now == before, now

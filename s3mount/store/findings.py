@@ -19,7 +19,7 @@ import trio
 
 from s3mount.config import Config
 from s3mount.errors import S3MountError
-from s3mount.store.abilities import Abilities, probe_conditions, probe_parts, scratch_key
+from s3mount.store.abilities import CONDITIONS, Abilities, probe_conditions, probe_parts, scratch_key
 from s3mount.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 KEPT_SECONDS = 30 * 86400.0
 CONDITIONS_SECONDS = 20.0
-"""A mount does not wait longer for what it can do without."""
+"""Nobody waits for it; a dozen tiny requests that take longer tell of a store in trouble."""
 PARTS_SECONDS = 600.0
 """15 MiB over a slow line. Until then the uploads that have to know wait."""
 
@@ -46,21 +46,18 @@ class Findings:
         self._path = directory / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
 
     async def conditions(self) -> Abilities:
-        """Which conditions the store keeps; asked at the start, and told in the log. Nothing is asked read-only."""
+        """Which conditions the store keeps; asked once a mount serves, and told in the log. Nothing is asked
+        read-only."""
         if self._config.read_only:
             return Abilities()
-        found = self._remembered()
+        found = self.remembered()
         if found.put_if_absent is None:
             found = await self._search(probe_conditions, CONDITIONS_SECONDS)
-        lacking = [
-            name
-            for name in ("put_if_absent", "put_if_match", "complete_if_absent")
-            if getattr(found, name) is False  # None: not known
-        ]
+        lacking = [name for name in CONDITIONS if getattr(found, name) is False]  # None: not known
         if lacking:
             log.warning(
-                "store ignores conditions: when two clients change one object at the same time, the changes of one "
-                "of them are lost unseen lacking=%s",
+                "store lacks conditions, they are not sent: when two clients change one object at the same time, the "
+                "changes of one of them are lost unseen lacking=%s",
                 ",".join(lacking),
             )
         return found
@@ -69,7 +66,7 @@ class Findings:
         """What uploads by parts may look like; asked before the first upload that has to know."""
         if self._config.read_only:
             return Abilities()
-        found = self._remembered()
+        found = self.remembered()
         if found.parts_max is not None:
             return found
         return await self._search(probe_parts, PARTS_SECONDS)
@@ -83,13 +80,18 @@ class Findings:
         except (S3MountError, trio.TooSlowError) as error:
             log.info("store was not probed, it is used as S3 says probe=%s reason=%s", probe.__name__, error)
             return Abilities()
+        except Exception:
+            # In the background it would end the mount.
+            log.exception("probe met a bug, the store is used as S3 says probe=%s", probe.__name__)
+            return Abilities()
         words = {name: value for name, value in asdict(found).items() if value is not None}
         log.info("store was probed %s", " ".join(f"{name}={value}" for name, value in words.items()))
-        known = replace(self._remembered(), **words)
+        known = replace(self.remembered(), **words)
         self._remember(known)
         return known
 
-    def _remembered(self) -> Abilities:
+    def remembered(self) -> Abilities:
+        """What was found out before, by whichever mount."""
         try:
             document = json.loads(self._path.read_bytes())
             age = self._clock() - document["found"]

@@ -1,9 +1,8 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, whether etags are digests, the operations for which the store refuses conditions, and the keys whose last
-mutation may still have an effect that nobody has seen. What the options have requests carry is known once `run` has
-begun.
+takes, whether etags are digests, which conditions the store keeps, and the keys whose last mutation may still have an
+effect that nobody has seen. What the options have requests carry is known once `run` has begun.
 """
 
 import base64
@@ -21,6 +20,7 @@ import trio
 from s3mount import errors
 from s3mount.config import KIB, MIB, Config
 from s3mount.store import carried
+from s3mount.store.abilities import CONDITIONS, Abilities
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored, UploadLog
 from s3mount.store.dispatch import Dispatcher, Order, digest_of
 from s3mount.store.endpoint import Access
@@ -37,8 +37,6 @@ CRC_PIECE_BYTES = MIB
 """0.17 ms of CRC32; then the loop has its turn."""
 DOUBTS_MAX = 10_000
 DOUBT_ROUNDS_MAX = 3
-CONDITION_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument", ""})
-"""What may be said of a condition. Said of something else, it is said again without the condition."""
 CHECKSUM_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument"})
 
 Line = tuple[str, str]
@@ -70,7 +68,7 @@ class Requests:
         self._doubts: OrderedDict[str, None] = OrderedDict()
         self.carried = carried.NOTHING
         self.opaque_etags = config.sse_customer_key_file is not None or _by_kms(config.sse)
-        self._unconditional: set[str] = set()
+        self._keeps: dict[str, bool] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
@@ -237,26 +235,40 @@ class Requests:
         except errors.NotFound:
             return None
 
-    # Conditions the store refuses to know.
+    # Conditions the store does not keep.
+
+    def believe(self, found: Abilities) -> None:
+        """From now on conditions that were found lacking are not sent; for those found kept no refusal counts."""
+        for name in CONDITIONS:
+            kept = getattr(found, name)
+            if kept is not None:
+                self._keeps[name] = kept
 
     def conditional(
-        self, name: str, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]
+        self, operation: str, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]
     ) -> Awaitable[T]:
-        """As `settled`; a store that refuses the operation `name` because it knows no conditions is asked without."""
+        """As `settled`, without conditions that the store does not keep: by what was found out, and where nothing was,
+        by its own word (501, NotImplemented). Any other refusal may be of the request, and without its condition the
+        request would replace what it must not."""
 
         async def known(condition: Condition) -> T:
-            if condition == ALWAYS or name in self._unconditional:
+            if condition == ALWAYS:
+                return await act(ALWAYS)
+            kind = "absent" if condition.absent else "match"
+            name = f"{operation}_if_{kind}"
+            # What is lacking for a PUT, nobody has for the rarer operations, which are not all tried.
+            if not self._keeps.get(name, self._keeps.get(f"put_if_{kind}") is not False):
                 return await act(ALWAYS)
             try:
                 return await act(condition)
             except errors.StoreError as error:
-                if error.status not in (400, 501) or error.code not in CONDITION_REFUSALS:
+                if name in self._keeps or (error.status != 501 and error.code != "NotImplemented"):
                     raise
                 refusal = error
             done = await act(ALWAYS)
-            level = logging.INFO if self._unconditional else logging.WARNING
-            log.log(level, "store refuses conditions, they are not sent any more operation=%s reason=%s", name, refusal)
-            self._unconditional.add(name)
+            level = logging.WARNING if all(self._keeps.values()) else logging.INFO
+            log.log(level, "store refuses conditions, they are not sent any more refused=%s reason=%s", name, refusal)
+            self._keeps[name] = False
             return done
 
         return self.settled(key, condition, known)

@@ -21,6 +21,7 @@ import trio
 from s3mount import errors
 from s3mount.config import S3_COPY_MAX_BYTES, Config
 from s3mount.store import multipart
+from s3mount.store.abilities import Abilities
 from s3mount.store.base import (
     ALWAYS,
     Body,
@@ -67,6 +68,10 @@ class S3Store:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve endpoint and credentials, start the wires, leave when cancelled. Raises StartError."""
         await self._requests.run(task_status=task_status)
+
+    def believe(self, found: Abilities) -> None:
+        """Ask for what was found out that the store can do, and for nothing it cannot."""
+        self._requests.believe(found)
 
     async def check(self) -> None:
         """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
@@ -312,7 +317,7 @@ class S3Store:
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
         act = partial(multipart.complete, self._requests, upload, parts)
-        return await self._requests.conditional("complete_upload", upload.key, condition, act)
+        return await self._requests.conditional("complete", upload.key, condition, act)
 
     async def abort_upload(self, upload: Upload) -> None:
         await multipart.abort(self._requests, upload)

@@ -163,6 +163,19 @@ def test_umount_ends_an_idle_mount_and_refuses_a_busy_one(mount: Mounted, comman
     assert connection_of(mount.root) is None
 
 
+def test_a_mount_serves_while_it_tries_what_the_store_keeps(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """The mount does not wait for the probe, and a stop leaves nothing of it."""
+    proxy.add(Rule(fault="black_hole", kind="put", key="/probe-"))
+    mounted = mounts.start(endpoint_url=proxy.endpoint_url)
+    (mounted.root / "f").write_bytes(b"content")
+    assert place.get("f") == b"content"
+    assert proxy.requests("/probe-")
+    assert "probed" not in mounted.log
+    proxy.clear()
+    mounted.stop()
+    assert place.names() == ["f"]
+
+
 def refused(place: Place, root: Path, work: Path, *options: str) -> str:
     """What `s3mount mount` says when it refuses a mountpoint: one line, exit status 1."""
     done = subprocess.run(

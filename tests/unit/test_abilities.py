@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from s3mount.config import MIB, Config
-from s3mount.errors import AccessDenied, Unavailable
+from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
 from s3mount.store.abilities import Abilities, probe_conditions, probe_parts
 from s3mount.store.base import ObjectStore, Part, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
@@ -90,6 +90,24 @@ async def test_a_refusal_in_the_body_of_a_200_is_a_refusal() -> None:
     store.fail("complete_upload", Unavailable("unequal", code="InvalidPart", status=500), skip=1)
     assert (await probe_parts(store, "scratch")).equal_parts is True
     assert tidy(store)
+
+
+@pytest.mark.parametrize("code", ["", "RequestTimeout", "BadDigest"])
+@pytest.mark.parametrize("skip", [1, 2, 3])
+@run_virtual
+async def test_a_stray_400_tells_nothing_of_conditions(code: str, skip: int) -> None:
+    store = MemoryStore()
+    store.fail("put", StoreError("stray", code=code, status=400), skip=skip)
+    with pytest.raises(StoreError, match="stray"):
+        await probe_conditions(store, "scratch")
+    assert tidy(store)
+
+
+@run_virtual
+async def test_a_store_that_refuses_every_if_match_keeps_none() -> None:
+    store = MemoryStore()
+    store.fail("put", PreconditionFailed("412", code="PreconditionFailed", status=412), skip=3)
+    assert await probe_conditions(store, "scratch") == replace(ALL_CONDITIONS, put_if_match=False)
 
 
 @run_virtual
@@ -210,7 +228,27 @@ async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
 
 
 @run_virtual
-async def test_a_store_that_does_not_answer_holds_a_start_up_for_a_limited_time(tmp_path: Path) -> None:
+async def test_a_probe_that_meets_a_bug_does_not_end_the_mount(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    store.fail("put", KeyError("a bug"))
+    assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
+    assert "probe met a bug" in caplog.text
+
+
+@run_virtual
+async def test_what_was_found_out_before_is_known_without_a_request(tmp_path: Path) -> None:
+    store = MemoryStore()
+    assert Findings(store, CONFIG, tmp_path).remembered() == Abilities()
+    await Findings(store, CONFIG, tmp_path).conditions()
+    store.reset_counts()
+    assert Findings(store, CONFIG, tmp_path).remembered() == ALL_CONDITIONS
+    assert not store.counts
+
+
+@run_virtual
+async def test_a_store_that_does_not_answer_is_tried_for_a_limited_time(tmp_path: Path) -> None:
     store = MemoryStore(latency_seconds=5)
     started = trio.current_time()
     assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
