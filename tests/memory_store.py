@@ -358,12 +358,12 @@ class MemoryStore:
         await self._end(call)
         return has
 
-    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
+    async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         call = await self._begin(Call("list_uploads", prefix))
         found = tuple(
             Upload(up.key, name, initiated_ns=up.started_ns)
             for name, up in self.uploads.items()
-            if up.key.startswith(prefix)
+            if up.key == prefix or (not exactly and up.key.startswith(prefix))
         )
         await self._end(call)
         return found

@@ -163,7 +163,7 @@ class Leftovers:
         while listed is None:
             if not journal.opening(key):
                 async with self._limit:
-                    listed = await self._store.list_uploads(key)
+                    listed = await self._store.list_uploads(key, exactly=True)
             if journal.opening(key):
                 # One that is listed may be the upload whose id we are about to hear.
                 listed = None
@@ -171,8 +171,7 @@ class Leftovers:
         return [
             upload
             for upload in listed
-            if upload.key == key
-            and not journal.knows(key, upload.id)
+            if not journal.knows(key, upload.id)
             and upload.initiated_ns is not None
             and entry.at_ns - SLACK_NS <= upload.initiated_ns <= until_ns
         ]

@@ -183,7 +183,7 @@ async def _scratch(store: ObjectStore, *keys: str) -> AsyncIterator[list[Upload]
         with trio.move_on_after(CLEANING_SECONDS, shield=True):
             if not complete:
                 with suppress(StoreError):  # one may have been opened whose reply was lost
-                    opened += [upload for upload in await store.list_uploads(keys[0]) if upload.key in keys]
+                    opened += await store.list_uploads(keys[0], exactly=True)
             for upload in opened:
                 await _quietly(store.abort_upload(upload), upload.key)
             for key in keys:

@@ -230,5 +230,6 @@ class ObjectStore(Protocol):
     async def has_parts(self, upload: Upload) -> bool:
         """Whether a part of an open upload is stored. Raises NoSuchUpload."""
 
-    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
-        """All multipart uploads open below `prefix`, each with the time of its initiation."""
+    async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
+        """All multipart uploads open below `prefix`, or `exactly` those of that key, each with the time of its
+        initiation."""

@@ -28,6 +28,7 @@ from s3mount.store.replies import (
     RETRIED_CODES,
     RETRIED_STATUSES,
     SLOW_STATUSES,
+    THROTTLED_CODES,
     error_of,
     fields_of,
     parse_date_ns,
@@ -67,6 +68,9 @@ class Order:
     prepare: Callable[["Order"], Sink] | None = None
     """Called before each attempt: gives its sink, and may change `headers`. None: a small document."""
     attempts_max: int | None = None
+    throttled_is_refused: bool = False
+    """An attempt that the store was too busy for leaves no doubt. Not so for what changes objects: stores may say it of
+    a write that some of their disks have taken."""
 
     repeated: bool = False
     """A second request was made: a refusal may come from our own first one."""
@@ -143,7 +147,10 @@ class Dispatcher:
                 if self._payload_must_be_signed(order, failure, outcome):
                     continue
                 again = outcome.status in RETRIED_STATUSES or failure.code in RETRIED_CODES
-                order.in_doubt |= order.mutating and again and failure.code != "ConditionalRequestConflict"
+                refused = failure.code == "ConditionalRequestConflict" or (
+                    order.throttled_is_refused and (outcome.status == 429 or failure.code in THROTTLED_CODES)
+                )
+                order.in_doubt |= order.mutating and again and not refused
             else:
                 failure, again, retry_after = outcome, True, None
             progressed = order.received_bytes is not None and order.received_bytes() - before >= PROGRESS_BYTES

@@ -43,6 +43,7 @@ async def create(requests: Requests, key: str, headers: Headers, condition: Cond
 async def _create(requests: Requests, key: str, lines: list[Line], token: str | None) -> Upload:
     uploads, now_ns = requests.upload_log, requests.dispatcher.now_ns()
     order = requests.metadata("create_upload", "POST", key, "uploads=", lines, mutating=True)
+    order.throttled_is_refused = True
     number = uploads.begin(key, now_ns)
     try:
         await requests.send(order)
@@ -141,7 +142,7 @@ async def has_parts(requests: Requests, upload: Upload) -> bool:
     return "ETag" in order.document
 
 
-async def list_uploads(requests: Requests, prefix: str) -> tuple[Upload, ...]:
+async def list_uploads(requests: Requests, prefix: str, *, exactly: bool) -> tuple[Upload, ...]:
     found: list[Upload] = []
     markers: tuple[str, str] | None = ("", "")
     while markers is not None:
@@ -163,9 +164,10 @@ async def list_uploads(requests: Requests, prefix: str) -> tuple[Upload, ...]:
         if following == markers:
             raise errors.BadReply("the list of uploads does not advance")
         found += page
-        markers = following
+        # In the order of keys the prefix itself comes first. (What a store lists otherwise is left for good, no more.)
+        markers = None if exactly and following is not None and following[0] > prefix else following
     # A store may take the prefix for a directory's name; what is not below it is none of ours.
-    return tuple(upload for upload in found if upload.key.startswith(prefix))
+    return tuple(upload for upload in found if upload.key == prefix or (not exactly and upload.key.startswith(prefix)))
 
 
 async def copy_by_parts(

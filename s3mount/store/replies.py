@@ -51,6 +51,16 @@ RETRIED_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+THROTTLED_CODES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 SLOW_STATUSES = frozenset({429, 503})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"})

@@ -325,8 +325,8 @@ class S3Store:
     async def has_parts(self, upload: Upload) -> bool:
         return await multipart.has_parts(self._requests, upload)
 
-    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
-        return await multipart.list_uploads(self._requests, prefix)
+    async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
+        return await multipart.list_uploads(self._requests, prefix, exactly=exactly)
 
 
 def _system_random() -> random.Random:

@@ -160,8 +160,8 @@ class FailingStore:
     async def has_parts(self, upload: Upload) -> bool:
         return await self._perform("has_parts", upload.key, lambda: self._inner.has_parts(upload))
 
-    async def list_uploads(self, prefix: str) -> tuple[Upload, ...]:
-        return await self._perform("list_uploads", prefix, lambda: self._inner.list_uploads(prefix))
+    async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
+        return await self._perform("list_uploads", prefix, lambda: self._inner.list_uploads(prefix, exactly=exactly))
 
     # Inside.
 

@@ -401,6 +401,7 @@ async def test_a_list_of_uploads_tells_when_each_was_initiated(place: Place) -> 
         uploads = [await store.create_upload(key, NO_HEADERS) for key in ("dir/m", "dir/mm", "dir/m/n")]
         listed = await store.list_uploads("dir/m")
         assert {upload.id for upload in listed} == {upload.id for upload in uploads}
+        assert [upload.id for upload in await store.list_uploads("dir/m", exactly=True)] == [uploads[0].id]
         for upload in listed:
             assert upload.initiated_ns is not None
             assert abs(upload.initiated_ns - before) < 5e9

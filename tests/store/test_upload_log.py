@@ -113,6 +113,40 @@ async def test_an_upload_opened_by_a_request_whose_reply_was_lost_is_aborted(
                 await trio.sleep(0.1)
 
 
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (429, "TooManyRequests"), (429, "Other")])
+@run_trio
+async def test_a_throttled_creation_leaves_nothing_to_look_for(
+    proxy: FaultProxy, bucket: str, status: int, code: str
+) -> None:
+    paper = PaperInMemory()
+    async with life(proxy, bucket, paper) as (store, _):
+        proxy.add(Rule(fault="error", kind="create_upload", status=status, code=code, times=1))
+        upload = await store.create_upload("k", NO_HEADERS)
+        assert store.counts["create_upload"] == 2
+        assert [entry.upload_id for entry in Journal(_copy(paper)).left] == [upload.id]
+        proxy.add(Rule(fault="error", kind="create_upload", status=status, code=code))
+        with pytest.raises(errors.Unavailable):
+            await store.create_upload("k", NO_HEADERS)
+        assert [entry.upload_id for entry in Journal(_copy(paper)).left] == [upload.id]
+        await store.abort_upload(upload)
+
+
+@run_trio
+async def test_the_uploads_of_one_key_are_asked_for_up_to_the_next_key(proxy: FaultProxy, bucket: str) -> None:
+    def answered(last: str) -> str:
+        uploads = "".join(f"<Upload><Key>{key}</Key><UploadId>{key}</UploadId></Upload>" for key in ("k", last))
+        return (
+            f"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>{last}</NextKeyMarker>"
+            f"<NextUploadIdMarker>{last}</NextUploadIdMarker>{uploads}</ListMultipartUploadsResult>"
+        )
+
+    async with life(proxy, bucket, PaperInMemory()) as (store, _):
+        proxy.add(Rule(fault="answer", kind="list_uploads", status=200, body=answered("k"), times=1))
+        proxy.add(Rule(fault="answer", kind="list_uploads", status=200, body=answered("k/1"), times=1))
+        assert [upload.id for upload in await store.list_uploads("k", exactly=True)] == ["k", "k", "k"]
+        assert store.counts["list_uploads"] == 2
+
+
 def _copy(paper: PaperInMemory) -> PaperInMemory:
     """As a daemon finds it that is started after a kill at this moment."""
     copied = PaperInMemory()
