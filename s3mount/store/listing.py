@@ -81,7 +81,7 @@ class _Reply:
     def _finish(self) -> None:
         try:
             self._parser.Parse(b"", True)
-        except expat.ExpatError as error:
+        except (expat.ExpatError, ValueError) as error:
             raise BadReply(f"the listing is cut: {error}") from error
         if self._seen_root != self._root:
             raise BadReply(f"a listing was asked for, {self._seen_root or 'nothing'} came")
@@ -246,15 +246,19 @@ class UploadsParser(_Reply):
         found = [replace(upload, key=self._decoded(upload.key)) for upload in self._uploads]
         if self._fields.get("IsTruncated") != "true":
             return found, None
-        return found, (self._decoded(self._fields["NextKeyMarker"]), self._fields.get("NextUploadIdMarker", ""))
+        key_marker = self._decoded(self._fields.get("NextKeyMarker", ""))
+        if not key_marker:
+            raise BadReply("a list of uploads that goes on names no marker")
+        return found, (key_marker, self._fields.get("NextUploadIdMarker", ""))
 
     def _end(self, name: str) -> None:
         if name == "Upload":
-            initiated = self._fields.get("Initiated")
-            initiated_ns = None if initiated is None else parse_time_ns(initiated.strip())
-            self._uploads.append(Upload(self._fields["Key"], self._fields["UploadId"], initiated_ns=initiated_ns))
-            # The next one's fields must not be this one's.
-            self._fields.pop("Initiated", None)
+            # Taken out: the next one's fields must not be this one's.
+            key, upload_id, initiated = (self._fields.pop(field, "") for field in ("Key", "UploadId", "Initiated"))
+            if not key or not upload_id:
+                raise ValueError("an upload without a key or an id")
+            initiated_ns = parse_time_ns(initiated.strip()) if initiated else None
+            self._uploads.append(Upload(key, upload_id, initiated_ns=initiated_ns))
         else:
             self._fields[name] = "".join(self._text)
         self._text.clear()

@@ -129,6 +129,26 @@ def test_uploads_are_listed_with_their_markers() -> None:
     assert following == ("a b", "2")
 
 
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        "<Upload><UploadId>1</UploadId></Upload>",
+        "<Upload><Key>k</Key></Upload>",
+        "<Upload><Key>k</Key><UploadId>1</UploadId></Upload><Upload><UploadId>2</UploadId></Upload>",
+        "<Upload><Key>k</Key><UploadId>1</UploadId></Upload><Upload><Key>k</Key></Upload>",
+        "<Upload><Key>k</Key><UploadId>1</UploadId><Initiated>yesterday</Initiated></Upload>",
+        "<IsTruncated>true</IsTruncated>",
+        "<IsTruncated>true</IsTruncated><NextKeyMarker></NextKeyMarker>",
+        "<IsTruncated>true</IsTruncated><NextUploadIdMarker>1</NextUploadIdMarker>",
+    ],
+)
+def test_a_list_of_uploads_that_lacks_something_is_a_bad_reply(garbled: str) -> None:
+    parser = UploadsParser()
+    with pytest.raises(BadReply):
+        parser.feed(f"{HEAD}<ListMultipartUploadsResult{SPACE}>{garbled}</ListMultipartUploadsResult>".encode())
+        parser.uploads()
+
+
 def test_times_are_read_to_the_nanosecond() -> None:
     assert parse_time_ns("1970-01-01T00:00:00Z") == 0
     assert parse_time_ns("2026-11-21T09:30:00.000Z") == 1795253400 * 10**9
