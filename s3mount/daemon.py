@@ -179,7 +179,7 @@ class Daemon:
             journal=self._journal,
             find_out=findings.parts,
         )
-        leftovers = Leftovers(store, self._journal, config, nursery)
+        leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
         filesystem = FileSystem(store, storage, config, nursery)
         if not config.read_only:
             nursery.start_soon(sweep, store, config)

@@ -9,7 +9,6 @@ for by a program; what fails stays in the journal for the next start.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal
@@ -39,7 +38,8 @@ Outcome = Literal["removed", "absent", "kept"]
 
 
 class Leftovers:
-    """See the module. Uploads in doubt are looked for from its creation on."""
+    """See the module; `now_ns` is the clock that the journal's times are by. Uploads in doubt are looked for from its
+    creation on."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Leftovers:
         config: Config,
         nursery: trio.Nursery,
         *,
-        wall_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         # The mutable state: removals under way, by the limit; how many uploads in doubt are looked for.
@@ -58,7 +58,7 @@ class Leftovers:
         self._window_ns = int(config.metadata_deadline_seconds * 1e9) + SLACK_NS
         self._idle_ns = int(idle_seconds * 1e9)
         self._copies_prefix = orphans_prefix(config.prefix)
-        self._wall_ns = wall_ns
+        self._now_ns = now_ns
         self._limit = trio.Semaphore(REMOVALS_MAX)
         self._looks = 0
         journal.on_doubt = self._look_soon
@@ -133,7 +133,7 @@ class Leftovers:
 
     async def _find(self, entry: Entry) -> Outcome:
         until_ns = entry.at_ns + self._window_ns
-        wait_ns = until_ns + self._idle_ns - self._wall_ns()
+        wait_ns = until_ns + self._idle_ns - self._now_ns()
         # No longer than that, should the clock have been set back.
         await trio.sleep(max(0, min(wait_ns, self._window_ns + self._idle_ns)) / 1e9)
         found = [upload for upload in await self._candidates(entry, until_ns) if await self._is_empty(upload)]

@@ -73,6 +73,10 @@ class S3Store:
         """Ask for what was found out that the store can do, and for nothing it cannot."""
         self._requests.believe(found)
 
+    def now_ns(self) -> int:
+        """The time by the server's clock, as well as it is known."""
+        return self._requests.dispatcher.now_ns()
+
     async def check(self) -> None:
         """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
         config, access = self._config, self._requests.access

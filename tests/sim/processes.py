@@ -47,7 +47,7 @@ async def next_start(store: ObjectStore, bucket: MemoryStore, paper: PaperInMemo
     """The process that starts after another one, whose journal is on `paper`; what that one has left is removed."""
     journal = bucket.upload_log = Journal(paper)
     async with trio.open_nursery() as nursery, process(store, bucket) as kernel:
-        await Leftovers(store, journal, Config(bucket="bucket"), nursery, wall_ns=bucket.now_ns).recover()
+        await Leftovers(store, journal, Config(bucket="bucket"), nursery, now_ns=bucket.now_ns).recover()
         yield kernel
 
 

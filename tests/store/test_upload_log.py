@@ -1,6 +1,7 @@
 """Every multipart upload that S3Store opens is written in the journal until nothing of it is left, whatever fails."""
 
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -30,7 +31,9 @@ def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultP
 
 
 @asynccontextmanager
-async def life(proxy: FaultProxy, bucket: str, paper: PaperInMemory) -> AsyncIterator[tuple[S3Store, Leftovers]]:
+async def life(
+    proxy: FaultProxy, bucket: str, paper: PaperInMemory, clock_ns: Callable[[], int] = time.time_ns
+) -> AsyncIterator[tuple[S3Store, Leftovers]]:
     """One life of a daemon: its store, and what cleans up after it."""
     config = Config(
         bucket=bucket,
@@ -43,10 +46,10 @@ async def life(proxy: FaultProxy, bucket: str, paper: PaperInMemory) -> AsyncIte
         metadata_deadline_seconds=1.0,
     )
     journal = Journal(paper)
-    store = S3Store(config, upload_log=journal)
+    store = S3Store(config, clock_ns=clock_ns, upload_log=journal)
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
-        yield store, Leftovers(store, journal, config, nursery, idle_seconds=1.0)
+        yield store, Leftovers(store, journal, config, nursery, now_ns=store.now_ns, idle_seconds=1.0)
         nursery.cancel_scope.cancel()
 
 
@@ -111,6 +114,27 @@ async def test_an_upload_opened_by_a_request_whose_reply_was_lost_is_aborted(
         with trio.fail_after(20):
             while Journal(_copy(paper)).left:  # noqa: ASYNC110  # as above
                 await trio.sleep(0.1)
+
+
+@pytest.mark.parametrize("off_seconds", [-600, 600])
+@run_trio
+async def test_an_upload_in_doubt_is_looked_for_by_the_servers_clock(
+    proxy: FaultProxy, bucket: str, off_seconds: int
+) -> None:
+    """Its time of initiation is the server's."""
+    paper = PaperInMemory()
+    async with life(proxy, bucket, paper, lambda: time.time_ns() + off_seconds * 10**9) as (store, _):
+        await store.list_page("")
+        began = trio.current_time()
+        proxy.add(Rule(fault="drop_reply", kind="create_upload", times=1))
+        upload = await store.create_upload("k", NO_HEADERS)
+        with trio.fail_after(20):
+            while len(Journal(_copy(paper)).left) > 1:  # noqa: ASYNC110  # a real server
+                await trio.sleep(0.1)
+        # The window of a deadline of 1 s, what clocks may disagree by, and the idle time.
+        assert 5 < trio.current_time() - began < 12
+        assert [found.id for found in await store.list_uploads("k")] == [upload.id]
+        await store.abort_upload(upload)
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (429, "TooManyRequests"), (429, "Other")])

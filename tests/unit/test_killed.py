@@ -91,7 +91,7 @@ async def test_wherever_the_daemon_is_killed_the_next_start_leaves_files_only(
         store.upload_log = journal = Journal(kill.left if killed else paper)
         store.reset_counts()
         async with trio.open_nursery() as nursery:
-            await Leftovers(store, journal, Config(bucket="bucket"), nursery).recover()
+            await Leftovers(store, journal, Config(bucket="bucket"), nursery, now_ns=store.now_ns).recover()
         assert not store.uploads, number
         assert not store.keys(".s3mount"), number
         assert len(journal) == 0, number

@@ -33,7 +33,7 @@ async def daemon(store: MemoryStore, paper: PaperInMemory) -> AsyncIterator[Left
     """One life of a daemon, as far as leftovers go; at the end what it does in the background is done."""
     store.upload_log = journal = Journal(paper)
     async with trio.open_nursery() as nursery:
-        yield Leftovers(store, journal, Config(bucket="b"), nursery, wall_ns=virtual_ns)
+        yield Leftovers(store, journal, Config(bucket="b"), nursery, now_ns=virtual_ns)
         await trio.sleep(1000)
 
 
@@ -305,7 +305,7 @@ async def test_a_burst_of_lost_replies_is_bounded() -> None:
     store, paper = bucket(), PaperInMemory()
     journal = Journal(paper)
     async with trio.open_nursery() as nursery:
-        leftovers = Leftovers(store, journal, Config(bucket="b"), nursery, wall_ns=virtual_ns)
+        leftovers = Leftovers(store, journal, Config(bucket="b"), nursery, now_ns=virtual_ns)
         for number in range(1500):
             journal.doubted(journal.begin(f"k{number}", virtual_ns()))
         assert leftovers._looks == 1000

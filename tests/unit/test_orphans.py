@@ -295,7 +295,7 @@ async def test_a_copy_that_a_killed_daemon_left_is_swept_by_the_next_start(tmp_p
         await kernel.unlink("f")
         assert len(store.keys(ORPHANS)) == 2
     async with trio.open_nursery() as nursery:
-        await Leftovers(store, Journal(paper), Config(bucket="bucket"), nursery).recover()
+        await Leftovers(store, Journal(paper), Config(bucket="bucket"), nursery, now_ns=store.now_ns).recover()
     assert store.keys() == [f"{ORPHANS}of-another-mount", "foreign"]
     assert Journal(paper).left == ()
 
