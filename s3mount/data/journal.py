@@ -7,12 +7,14 @@ whatever a daemon that died has left is named here, or was never made. Synchrono
 One line per record: CRC32 of the rest in hex, a blank, JSON. A line that is cut or damaged counts as not written: the
 worst that comes of it is a look for what is gone already, or one line's upload left to the bucket's lifecycle rules.
 No fsync: what was written survives the death of the process, and a machine that lost power has larger worries than a
-leftover upload. The file is written anew at each start, after a write that failed, and when most of it is history.
+leftover upload. The file is written anew at each start, after a write that failed (tried again at most every
+RETRY_SECONDS: it is written in the event loop, and the disk may be full for hours), and when most of it is history.
 """
 
 import json
 import logging
 import os
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 REWRITE_BYTES = 256 * 1024
 """History up to here is not worth writing the file anew."""
+RETRY_SECONDS = 60.0
 ENTRIES_MAX = 10_000
 """What cannot be removed must not pile up for ever: beyond, the oldest is left to the bucket's lifecycle rules."""
 
@@ -108,10 +111,12 @@ class Journal:
     """See the module; a `store.base.UploadLog`. `left` are the entries of earlier daemons. Raises OSError when the
     paper cannot be used; later failures to write are logged, and the work goes on."""
 
-    def __init__(self, paper: Paper) -> None:
+    def __init__(self, paper: Paper, *, clock: Callable[[], float] = time.monotonic) -> None:
         # The mutable state: entries by number; those of uploads whose id is known, by key and id; uploads that are
-        # being opened now; bytes on the paper, and whether its end may be cut; who hears of an upload in doubt.
+        # being opened now; bytes on the paper, whether its end may be cut, and when it is tried again then; who hears
+        # of an upload in doubt.
         self._paper = paper
+        self._clock = clock
         self.on_doubt: Callable[[Entry], None] = _nobody
         self._entries = _read(paper.read())
         self._uploads = {
@@ -124,6 +129,7 @@ class Journal:
         self._last = max(self._entries, default=0)
         self._size = 0
         self._cut = False
+        self._retry_at = 0.0
         self._rewrite()
 
     def __repr__(self) -> str:
@@ -208,6 +214,8 @@ class Journal:
     def _write(self, record: dict[str, object]) -> None:
         """The state has changed already: whatever fails here, a later rewrite has all of it."""
         line = _line(record)
+        if self._cut and self._clock() < self._retry_at:
+            return
         try:
             if self._cut or self._size > REWRITE_BYTES:
                 self._rewrite()
@@ -218,6 +226,7 @@ class Journal:
             if not self._cut:
                 log.warning("journal was not written, a leftover of this run may not be found reason=%s", error)
             self._cut = True
+            self._retry_at = self._clock() + RETRY_SECONDS
 
     def _rewrite(self) -> None:
         content = b"".join(

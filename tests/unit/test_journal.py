@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.data.journal import ENTRIES_MAX, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
+from s3mount.data.journal import ENTRIES_MAX, RETRY_SECONDS, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
 from s3mount.store.base import Upload
 
 
@@ -89,33 +89,54 @@ def test_a_busy_journal_stays_small(tmp_path: Path) -> None:
     assert path.stat().st_size < 200
 
 
-def test_what_could_not_be_written_is_written_with_the_next_record(caplog: pytest.LogCaptureFixture) -> None:
-    class FullPaper(PaperInMemory):
-        full = False
+class FullPaper(PaperInMemory):
+    """On a disk that may be full; counts what it is asked to write."""
 
-        def append(self, line: bytes) -> None:
-            if self.full:
-                super().append(line[:10])
-                raise OSError(errno.ENOSPC, "no space")
-            super().append(line)
+    full = False
+    writes = 0
 
-        def rewrite(self, content: bytes) -> None:
-            if self.full:
-                raise OSError(errno.ENOSPC, "no space")
-            super().rewrite(content)
+    def append(self, line: bytes) -> None:
+        self.writes += 1
+        if self.full:
+            super().append(line[:10])
+            raise OSError(errno.ENOSPC, "no space")
+        super().append(line)
 
-    paper = FullPaper()
-    journal = Journal(paper)
+    def rewrite(self, content: bytes) -> None:
+        self.writes += 1
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space")
+        super().rewrite(content)
+
+
+def test_what_could_not_be_written_is_written_with_a_later_record(caplog: pytest.LogCaptureFixture) -> None:
+    paper, now = FullPaper(), [1000.0]
+    journal = Journal(paper, clock=lambda: now[0])
     opened(journal, "first", "id 1")
     paper.full = True
     with caplog.at_level(logging.WARNING):
         opened(journal, "second", "id 2")
+        now[0] += RETRY_SECONDS
         opened(journal, "third", "id 3")
     assert len(caplog.records) == 1
     assert [entry.key for entry in Journal(_copy(paper)).left] == ["first"]
     paper.full = False
+    now[0] += RETRY_SECONDS
     opened(journal, "fourth", "id 4")
     assert [entry.upload_id for entry in Journal(_copy(paper)).left] == ["id 1", "id 2", "id 3", "id 4"]
+    opened(journal, "fifth", "id 5")
+    assert len(Journal(_copy(paper)).left) == 5
+
+
+def test_a_full_disk_is_tried_once_a_minute() -> None:
+    """Each attempt writes all entries, in the event loop."""
+    paper, now = FullPaper(), [1000.0]
+    journal = Journal(paper, clock=lambda: now[0])
+    paper.full, paper.writes = True, 0
+    for number in range(600):
+        journal.ended(opened(journal, "k", f"id {number}"))
+        now[0] += 1.0
+    assert paper.writes == 10
 
 
 def _copy(paper: PaperInMemory) -> PaperInMemory:
