@@ -1,34 +1,52 @@
 """What an upload expects of its key: the version it was built on, absence, nothing, or what a look has found.
 
 Synchronous but for the look that settles doubts. Knows no attempt and no epoch.
+
+There are two doubts, and one answer means different things to them. The etag of an upload that may have landed says
+that the bytes as they were are in the bucket: whatever was dropped here comes from there. The base's own etag after a
+removal that may have had no effect says only that nothing has changed.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from s3mount.config import Config
 from s3mount.data.layers import Layers
 from s3mount.data.version import Version
 from s3mount.errors import NotFound
-from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectStore
+from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectInfo, ObjectStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Removal:
+    """Its outcome is unknown. `etag` is of the object, `copied` has its bytes, `undo` is for when it is still there."""
+
+    etag: str
+    copied: Version | None
+    undo: Callable[[], None]
 
 
 class Expectation:
     """The condition of one file's next upload."""
 
-    __slots__ = (
-        "_copied", "_found", "_layers", "_overwrites", "_removed", "_replaced", "doubts", "unconditional",
-    )  # fmt: skip
+    __slots__ = ("_found", "_layers", "_overwrites", "_removal", "_replaced", "_uploads", "unconditional")
 
     def __init__(self, config: Config, layers: Layers) -> None:
         # The mutable state: whether O_TRUNC replaces whatever is there; what a first upload replaces; etags that
-        # uploads of unknown outcome would have left, and what was found instead of them; whether a removal of unknown
-        # outcome may have taken the base away, and the copy a rename had made by then.
+        # uploads of unknown outcome would have left, and what was found instead of them; the removal of unknown outcome
+        # that may have taken the base away.
         self._layers = layers
         self._overwrites = config.conflict == "overwrite"
         self.unconditional = False
         self._replaced = ABSENT
-        self.doubts: set[str | None] = set()
+        self._uploads: frozenset[str | None] = frozenset()
+        self._removal: Removal | None = None
         self._found: Condition | None = None
-        self._removed = False
-        self._copied: Version | None = None
+
+    @property
+    def doubts(self) -> bool:
+        """Whether a look is needed before anything is expected."""
+        return bool(self._uploads) or self._removal is not None
 
     @property
     def condition(self) -> Condition:
@@ -66,12 +84,14 @@ class Expectation:
         self._found = None
         self._doubtless()
 
-    def doubt_removal(self, copied: Version | None = None) -> None:
-        """The name should have lost its object, which `copied` has the bytes of, and nobody knows whether it did."""
-        base = self._layers.base
-        if base is not None:
-            self.doubts.add(base.etag)
-            self._removed, self._copied = True, copied
+    def doubt_upload(self, etag: str | None) -> None:
+        """An upload that would have left `etag` has an outcome that nobody knows."""
+        self._uploads |= {etag}
+
+    def doubt_removal(self, base: Version, undo: Callable[[], None], *, copied: Version | None = None) -> None:
+        """The name should have lost `base`, which `copied` has the bytes of, and nobody knows whether it did; `undo` is
+        called when it turns out that it did not."""
+        self._removal = Removal(base.etag, copied, undo)
 
     def moved(self) -> None:
         """The base has another key, and nobody else's object is there."""
@@ -86,30 +106,37 @@ class Expectation:
             self._replaced = ABSENT
 
     async def resolve(self, store: ObjectStore, key: str) -> bool:
-        """See what uploads of unknown outcome have left, and expect that from now on. Whether it is what one of them
-        would leave: the layers have it as their base then."""
-        if not self.doubts:
-            return False
-        try:
-            info = await store.head(key)
-        except NotFound:
-            if self.doubts and (self._wins or self._removed):
+        """See what requests of unknown outcome have left, and expect that from now on. Whether it is what an upload of
+        ours would leave: the layers have it as their base then."""
+        while self.doubts:
+            asked = self._uploads, self._removal
+            try:
+                info = await store.head(key)
+            except NotFound:
+                info = None
+            # A reader and a sync may ask at the same time, and more may have come into doubt since.
+            if (self._uploads, self._removal) == asked:
+                return self._settle(key, info)
+        return False
+
+    def _settle(self, key: str, info: ObjectInfo | None) -> bool:
+        uploads, removal = self._uploads, self._removal
+        self._doubtless()
+        if info is None:
+            if self._wins or removal is not None:
                 self._found = ABSENT
-            if self.doubts and self._copied is not None:
-                self._layers.base = self._copied
-            self._doubtless()
+            if removal is not None and removal.copied is not None:
+                self._layers.base = removal.copied
             return False
-        if not self.doubts:
-            return False  # a reader and a sync asked at the same time
-        ours = info.etag in self.doubts
-        if ours:
+        if info.etag in uploads:
             self._layers.adopt(Version(key, info.etag, info.size, info.version_id))
             self.stored()
+            return True
+        if removal is not None and info.etag == removal.etag:
+            removal.undo()
         elif self._wins:
             self._found = Condition(etag=info.etag)
-        self._doubtless()
-        return ours
+        return False
 
     def _doubtless(self) -> None:
-        self.doubts.clear()
-        self._removed, self._copied = False, None
+        self._uploads, self._removal = frozenset(), None

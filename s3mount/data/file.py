@@ -128,21 +128,30 @@ class File:
 
     async def validate_for_reading(self) -> None:
         """The first read, for an open: GET of the first block, conditional when it is here. Raises Changed."""
+        await self._syncing.resolve_doubts()
         base = self.base
         if base is None or self.dirty or self.busy or self._syncing.orphan:
             return
+        self._check_name(base)
         info = await self._storage.blocks.validate(base)
         if info is not None:
             self._note_version(info)
 
-    async def validate_for_writing(self) -> ObjectInfo:
+    async def validate_for_writing(self) -> None:
         """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""
+        await self._syncing.resolve_doubts()
         base = self.base
-        assert base is not None
+        if base is None or self._syncing.orphan:
+            return
+        self._check_name(base)
         info = await described(self._storage.store, base)
         self.headers = info.headers
         self._note_version(info)
-        return info
+
+    def _check_name(self, base: Version) -> None:
+        """A removal of unknown outcome has turned out to have had its effect: a copy elsewhere is all that is left."""
+        if base.key != self.key and not self.parted:
+            raise Changed(f"{self.key!r} is gone", None)
 
     async def validate_for_replacing(self, absent: Headers) -> None:
         """HEAD, for an open with O_TRUNC: what whatever version is there carries is kept for the next upload, `absent`
@@ -354,24 +363,21 @@ class File:
 
         async def pin() -> None:
             if not self.parted:
+                self._keeping.begin()
                 self._keeping.pin()
 
-        await self._syncing.forsake(pin)
+        await self._syncing.forsake(pin, self._keeping.undo)
 
     async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]], *, read_on: bool) -> None:
         async def act() -> None:
-            if self.parted:
-                return await remove(self.base)  # what it shows is elsewhere
-            base = self._keeping.begin()
-            try:
+            base = self.base
+            if not self.parted:  # what it shows is elsewhere then
+                self._keeping.begin()
                 if read_on:
                     await self._keeping.keep()
-                await remove(base)
-            except BaseException:
-                self._keeping.undo()
-                raise
+            await remove(base)
 
-        await self._syncing.forsake(act)
+        await self._syncing.forsake(act, self._keeping.undo)
 
     async def _delete_object(self, base: Version | None) -> None:
         store, key = self._storage.store, self.key

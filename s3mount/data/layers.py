@@ -113,7 +113,10 @@ class Layers:
         assert self.epoch is None
         self.epoch, self.epoch_stop = self.live, self.size
         self.live, self.touched = Extents(), False
-        return Content((Layer(self.epoch, self.size),), self.base, self.base_stop, self.missing)
+        layers: tuple[Layer, ...] = (Layer(self.epoch, self.size),)
+        if len(self._staged_base):
+            layers += (Layer(self._staged_base, self.base_stop),)
+        return Content(layers, self.base, self.base_stop, self.missing)
 
     def thaw(self, touch: Callable[[int, int], None]) -> None:
         """The epoch could not be stored: its bytes are live again, under what was written since. `touch` is told what
@@ -140,6 +143,7 @@ class Layers:
         self._staging.free(self.epoch.clear())
         self.base, self.base_stop = version, self.epoch_stop
         self.epoch, self.epoch_stop = None, 0
+        self.unstage_base()
 
     def adopt(self, version: Version) -> None:
         """An upload whose outcome was unknown has made `version` of the bytes as they were. What was dropped comes

@@ -109,19 +109,20 @@ class Keeping:
 
     def __init__(self, orphans: Orphans, staging: Staging, blocks: BlockCache, layers: Layers) -> None:
         # The mutable state: the base as it was, while it may have to be put back; the key of the copy that stands for
-        # it; whether the file was closed.
+        # it; whether this attempt staged it; whether the file was closed.
         self._orphans = orphans
         self._staging = staging
         self._blocks = blocks
         self._layers = layers
         self._former: Version | None = None
         self._copy: str | None = None
+        self._staged = False
         self._closed = False
 
-    def begin(self) -> Version | None:
-        """The name is about to go: what it stands for."""
+    def begin(self) -> None:
+        """The name is about to go."""
         self._former = self._layers.base
-        return self._former
+        self._staged = False
 
     async def keep(self) -> None:
         """The base stays readable without its name, if it can. Raises no error of the store's."""
@@ -129,9 +130,12 @@ class Keeping:
         base = self._former
         if base is None or self._over() or not layers.content().kept(layers.base_stop):
             return
+        if base.key == self._copy:
+            return  # an attempt before this one has done it, and the name had gone
         if self.pin():
             return
         if layers.base_stop <= STAGED_MAX_BYTES and await self._stage(base):
+            self._staged = True
             return
         try:
             copy = await self._orphans.copy(base)
@@ -157,8 +161,10 @@ class Keeping:
     def undo(self) -> None:
         """The name stays: the file is what it was."""
         self._layers.base = self._former
-        self._layers.unstage_base()
-        self._drop()
+        if self._staged:
+            self._layers.unstage_base()
+        if self._former is None or self._former.key != self._copy:
+            self._drop()
 
     def close(self) -> None:
         """Nobody reads any more."""

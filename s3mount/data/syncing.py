@@ -152,20 +152,27 @@ class Syncing:
         finally:
             self._open_gate()
 
-    async def forsake(self, remove: Callable[[], Awaitable[None]]) -> None:
+    async def forsake(self, remove: Callable[[], Awaitable[None]], undo: Callable[[], None]) -> None:
         """The name goes, by `remove`; the bytes are nobody's from then on and never stored, unless they have parted
-        with the name by a conflict before."""
+        with the name by a conflict before. `undo` is called when `remove` fails: where nobody knows whether it did, by
+        the look that finds the object still there."""
         await self._close_gate()
         try:
             if self.epoch is not None:
                 if not self.epoch.publishing:
                     self.epoch.scope.cancel()
                 await self.epoch.ended.wait()
-            await self._resolve_doubts()
+            await self.resolve_doubts()
+            base = self._layers.base
             try:
                 await remove()
             except LostReply:
-                self.expectation.doubt_removal()
+                if base is not None and self.conflict is None:
+                    self.expectation.doubt_removal(base, undo)
+                raise
+            except BaseException:
+                if self.conflict is None:
+                    undo()
                 raise
             if self.conflict is None:
                 self.orphan = True
@@ -177,7 +184,7 @@ class Syncing:
         try:
             return await move(base)
         except HalfMoved as half:
-            self.expectation.doubt_removal(half.copy)
+            self.expectation.doubt_removal(base, _nothing_to_undo, copied=half.copy)
             raise half.reason from half
 
     async def settle(self) -> bool:
@@ -186,7 +193,7 @@ class Syncing:
             await self.epoch.ended.wait()
             return True
         base = self._layers.base
-        await self._resolve_doubts()
+        await self.resolve_doubts()
         return self._layers.base is not base
 
     def drop_stream(self) -> None:
@@ -230,7 +237,7 @@ class Syncing:
             if self.stream.lacks_bytes:
                 raise Busy(f"{self.key!r} is being uploaded and part of it is not here any more")
             self.drop_stream()
-        await self._resolve_doubts()
+        await self.resolve_doubts()
 
     # attempts
 
@@ -265,7 +272,7 @@ class Syncing:
             if self.orphan or not self._layers.dirty:
                 return
             if self.expectation.doubts:
-                await self._resolve_doubts()
+                await self.resolve_doubts()
                 continue
             epoch = self._begin_epoch()
             stored = None
@@ -318,7 +325,9 @@ class Syncing:
         )
         base = self._layers.base
         # Of a base that another client has replaced, what the cache or its version id still gives is sent.
-        self.epoch.copies_base = self.conflict is None or (base is not None and base.key == self.key)
+        self.epoch.copies_base = (
+            base is not None and not base.pinned and (self.conflict is None or base.key == self.key)
+        )
         self._storage.budget.will_free()
         return self.epoch
 
@@ -389,12 +398,17 @@ class Syncing:
     def _doubt(self, epoch: Epoch) -> None:
         """A publishing request has an outcome that nobody knows."""
         if epoch.publishing:
-            self.expectation.doubts.add(epoch.expected_etag)
+            self.expectation.doubt_upload(epoch.expected_etag)
 
-    async def _resolve_doubts(self) -> None:
+    async def resolve_doubts(self) -> None:
+        """What the key has is known afterwards."""
         if await self.expectation.resolve(self._storage.store, self.key):
             self.drop_stream()
 
 
 def _nothing(_start: int, _stop: int) -> None:
+    return
+
+
+def _nothing_to_undo() -> None:
     return
