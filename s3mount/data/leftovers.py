@@ -4,8 +4,9 @@ own that may have been opened by a request whose reply never came.
 Only what the journal names is touched. An upload whose id is known is aborted, a copy deleted. An upload whose id never
 reached us can have no part, as nobody could send one; and a live one of another client soon has one. So it is looked
 for once, IDLE_SECONDS after our request can have had its effect, and aborted if it has no part, was initiated in the
-time that our request had, by the server's clock, and is the only such one of exactly that key. Nothing here is waited
-for by a program; what fails stays in the journal for the next start.
+time that our request had, by the server's clock, and is the only such one of exactly that key. A copy is deleted once
+more when the server cannot be at work on it any more, and stays in the journal until then. Nothing here is waited for
+by a program; what fails stays in the journal for the next start.
 """
 
 import logging
@@ -17,7 +18,7 @@ import trio
 
 from s3mount.config import Config
 from s3mount.data.journal import Entry, Journal
-from s3mount.data.orphans import orphans_prefix
+from s3mount.data.orphans import LATE_SECONDS, orphans_prefix
 from s3mount.errors import NoSuchUpload, NotFound, NotImplementedByStore, S3MountError
 from s3mount.store.base import ObjectStore, Upload
 
@@ -123,8 +124,21 @@ class Leftovers:
         assert entry.key.startswith(self._copies_prefix), entry
         async with self._limit:
             await self._store.delete(entry.key)
-        self._journal.strike(entry.number)
+        self._nursery.start_soon(self._delete_late, entry)
         return "removed"
+
+    async def _delete_late(self, entry: Entry) -> None:
+        """The daemon may have died while the server still made the copy."""
+        await trio.sleep(LATE_SECONDS)
+        try:
+            async with self._limit:
+                await self._store.delete(entry.key)
+        except S3MountError as error:
+            log.warning("copy was not deleted, the next start tries again key=%r reason=%s", entry.key, error)
+        except Exception:
+            log.exception("removal of a leftover met a bug key=%r", entry.key)
+        else:
+            self._journal.strike(entry.number)
 
     async def _abort(self, upload: Upload) -> Outcome:
         async with self._limit:

@@ -5,6 +5,9 @@ is copied on the server, below the reserved prefix, before the name goes: a copy
 the last release, and by the next start if the daemon dies. Blocks of the former key are not used for the copy: what is
 read again is fetched again. Where nothing of this works the name goes all the same, and reads that need the bucket
 answer ESTALE. Knows layers and the store; no upload.
+
+A copy whose request failed or was given up may appear after its key was found absent, as long as the server works on
+it. Its key is deleted at once and again later, and stays in the journal until the last of these.
 """
 
 import logging
@@ -20,7 +23,7 @@ from s3mount.data.journal import Journal
 from s3mount.data.layers import Layers
 from s3mount.data.staging import Staging
 from s3mount.data.version import Version
-from s3mount.errors import LostReply, NotFound, PreconditionFailed, S3MountError, Unavailable
+from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
 from s3mount.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,11 @@ STEP_BYTES = MIB
 STAGED_MAX_BYTES = 16 * MIB
 """What an unlink may fetch; more would surprise on the bill, and is copied where it lies."""
 DELETES_MAX = 8
+LATE_SECONDS = 3600.0
+"""No server works so long on a request that nobody waits for. The largest CopyObject is 5 GiB."""
+LATE_LOOKS_SECONDS = (300.0, LATE_SECONDS - 300.0)
+LATE_COPIES_MAX = 1_000
+"""Those that are deleted again later; beyond, it is left to the next start."""
 
 
 def orphans_prefix(prefix: str) -> str:
@@ -52,30 +60,31 @@ class Orphans:
         *,
         new_name: Callable[[], str] = _new_name,
     ) -> None:
-        # The mutable state: the journal's entries of the copies that are there, by key.
+        # The mutable state: the journal's entries of the copies that are there, by key; which of them may appear yet.
         self._store = store
         self._journal = journal
         self._nursery = nursery
         self._prefix = orphans_prefix(prefix)
         self._new_name = new_name
         self._entries: dict[str, int] = {}
+        self._late: set[str] = set()
         self._deletes = trio.Semaphore(DELETES_MAX)
 
     async def copy(self, base: Version) -> Version:
-        """A copy of `base`. Raises what the store answers; nothing is left of a copy that failed."""
+        """A copy of `base`. Raises what the store answers; nothing is left for good of a copy that failed."""
         key = self._prefix + self._new_name()
         entry = self._entries[key] = self._journal.begin_copy(key)
         try:
             stored = await self._store.copy(base.key, key, source_etag=base.etag)
-        except S3MountError as error:
-            if isinstance(error, LostReply | Unavailable):
-                self.drop(key)
-            else:
-                del self._entries[key]
-                self._journal.strike(entry)
+        except (NotFound, PreconditionFailed, NotImplementedByStore):
+            del self._entries[key]
+            self._journal.strike(entry)
             raise
         except BaseException:
-            self.drop(key)
+            # Whatever the last answer was: an earlier try of the same request may have its effect yet.
+            self._late.add(key)
+            if len(self._late) <= LATE_COPIES_MAX:
+                self._nursery.start_soon(self._delete_late, key)
             raise
         return Version(key, stored.etag, base.size, stored.version_id)
 
@@ -89,15 +98,23 @@ class Orphans:
             for key in list(self._entries):
                 nursery.start_soon(self._delete, key)
 
+    async def _delete_late(self, key: str) -> None:
+        for seconds in LATE_LOOKS_SECONDS:
+            await self._delete(key)
+            await trio.sleep(seconds)
+        self._late.discard(key)
+        await self._delete(key)
+
     async def _delete(self, key: str) -> None:
         try:
             async with self._deletes:
                 if key not in self._entries:
                     return
                 await self._store.delete(key)
-            entry = self._entries.pop(key, None)
-            if entry is not None:
-                self._journal.strike(entry)
+            if key not in self._late:
+                entry = self._entries.pop(key, None)
+                if entry is not None:
+                    self._journal.strike(entry)
         except S3MountError as error:
             log.warning("copy of an unlinked file was not deleted, the next start will key=%r reason=%s", key, error)
         except Exception:

@@ -10,8 +10,19 @@ import trio
 from s3mount.config import MIB, Config
 from s3mount.data.journal import Journal, PaperInMemory
 from s3mount.data.leftovers import Leftovers
+from s3mount.data.orphans import LATE_SECONDS
 from s3mount.data.version import Version
-from s3mount.errors import AccessDenied, Busy, LostReply, NotImplementedByStore, Stale, StoreError, Unavailable
+from s3mount.errors import (
+    AccessDenied,
+    BadReply,
+    Busy,
+    ClockSkew,
+    LostReply,
+    NotImplementedByStore,
+    Stale,
+    StoreError,
+    Unavailable,
+)
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
@@ -217,6 +228,7 @@ async def test_a_copy_that_is_refused_costs_the_content_and_one_line(
             await kernel.fs.read(reader, 10 * MIB, 100)
         await kernel.close(reader)
         assert store.keys() == (["other"] if how == "unlink" else ["f"])
+        await trio.sleep(LATE_SECONDS + 10)
         assert len(journal(store)) == 0
 
 
@@ -247,8 +259,52 @@ async def test_a_copy_whose_reply_was_lost_is_deleted(tmp_path: Path) -> None:
         await kernel.unlink("f")
         await settled()
         assert not store.keys()
+        assert len(journal(store)) == 1, "it may appear again"
+        await trio.sleep(LATE_SECONDS + 10)
         assert len(journal(store)) == 0
         await kernel.close(reader)
+
+
+@pytest.mark.parametrize(
+    "answer", [LostReply("no reply"), BadReply("cut"), AccessDenied("403"), ClockSkew("403"), None]
+)
+@run_virtual
+async def test_a_copy_that_appears_late_is_deleted(tmp_path: Path, answer: StoreError | None) -> None:
+    """The server goes on with a request that nobody waits for any more; None: the unlink was cancelled."""
+    store = bucket(f=LARGE)
+    async with mounted(store, tmp_path) as kernel:
+        reader = await kernel.open("f")
+        if answer is None:
+            store.latency_seconds = 10.0
+            with trio.move_on_after(5):
+                await kernel.unlink("f")
+            store.latency_seconds = 0.0
+        else:
+            store.fail("copy", answer)
+            await kernel.unlink("f")
+        [key] = [call.key for call in store.calls if call.operation == "copy"]
+        for seconds in (100, LATE_SECONDS - 200):
+            await trio.sleep(seconds)
+            assert len(journal(store)) == 1
+            store.place(key, LARGE)
+        await trio.sleep(200)
+        assert key not in store.objects
+        assert len(journal(store)) == 0
+        await kernel.close(reader)
+
+
+@run_virtual
+async def test_a_copy_that_appears_after_the_next_start_is_deleted() -> None:
+    store, paper = MemoryStore(), PaperInMemory()
+    key = f"{ORPHANS}of-the-dead"
+    Journal(paper).begin_copy(key)
+    async with trio.open_nursery() as nursery:
+        await Leftovers(store, Journal(paper), Config(bucket="bucket"), nursery).recover()
+        assert len(Journal(paper)) == 1
+        await trio.sleep(LATE_SECONDS / 2)
+        store.place(key, LARGE)
+    assert store.keys() == []
+    assert len(Journal(paper)) == 0
 
 
 @run_virtual
