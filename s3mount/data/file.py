@@ -23,6 +23,7 @@ from s3mount.errors import (
     NotImplementedByStore,
     PreconditionFailed,
     StagingFull,
+    Stale,
     again,
 )
 from s3mount.store.base import Buffer, Headers, ObjectInfo, Stored
@@ -116,6 +117,11 @@ class File:
         return self._syncing.conflict is not None
 
     @property
+    def forgone(self) -> bool:
+        """Whether what it had went with its name, for no handle could read then: none that can may be opened."""
+        return self._syncing.orphan and self._keeping.forgone
+
+    @property
     def headers(self) -> Headers:
         """What the next upload stores besides bytes."""
         return self._syncing.headers
@@ -188,7 +194,13 @@ class File:
     async def read(self, offset: int, size: int) -> Buffer:
         """Bytes up to the end of the file; valid until the next checkpoint. Raises Stale when they are not in the
         bucket any more, Lost when they were dropped from staging."""
-        return await self._reader.read(offset, size)
+        try:
+            return await self._reader.read(offset, size)
+        except Stale:
+            if not self.forgone or self._ahead.returns:
+                raise
+            # The kernel fills the page that a program writes a part of. Nobody can look at it.
+            return bytes(max(0, min(size, self.size - offset)))
 
     # writing
 
@@ -374,7 +386,7 @@ class File:
             if not self.parted:  # what it shows is elsewhere then
                 self._keeping.begin()
                 if read_on:
-                    await self._keeping.keep()
+                    await self._keeping.keep(readable=self._ahead.returns)
             await remove(base)
 
         await self._syncing.forsake(act, self._keeping.undo)

@@ -1,10 +1,11 @@
 """What an open file shows after its name has gone: its base, kept for the handles that are left.
 
-Of a version that can be asked for by its id nothing needs keeping. A small base is taken into staging; a larger one
-is copied on the server, below the reserved prefix, before the name goes: a copy named by the journal, deleted after
-the last release, and by the next start if the daemon dies. Blocks of the former key are not used for the copy: what is
-read again is fetched again. Where nothing of this works the name goes all the same, and reads that need the bucket
-answer ESTALE. Knows layers and the store; no upload.
+Of a version that can be asked for by its id nothing needs keeping, nor of one that no handle can read. A small base is
+taken into staging, of which all of them have a share; a larger one is copied on the server by one request, below the
+reserved prefix, before the name goes: a copy named by the journal, deleted after the last release, and by the next
+start if the daemon dies. Blocks of the former key are not used for the copy: what is read again is fetched again. Where
+nothing of this works the name goes all the same, and reads that need the bucket answer ESTALE. Knows layers and the
+store; no upload.
 
 A copy whose request failed or was given up may appear after its key was found absent, as long as the server works on
 it. Its key is deleted at once and again later, and stays in the journal until the last of these.
@@ -58,9 +59,12 @@ class Orphans:
         nursery: trio.Nursery,
         prefix: str,
         *,
+        copy_max_bytes: int,
+        staged_max_bytes: int,
         new_name: Callable[[], str] = _new_name,
     ) -> None:
-        # The mutable state: the journal's entries of the copies that are there, by key; which of them may appear yet.
+        # The mutable state: the journal's entries of the copies that are there, by key; which of them may appear yet;
+        # the bytes of staged bases.
         self._store = store
         self._journal = journal
         self._nursery = nursery
@@ -68,7 +72,21 @@ class Orphans:
         self._new_name = new_name
         self._entries: dict[str, int] = {}
         self._late: set[str] = set()
+        self.copy_max_bytes = copy_max_bytes
+        self._staged_max_bytes = staged_max_bytes
+        self._staged_bytes = 0
         self._deletes = trio.Semaphore(DELETES_MAX)
+
+    def reserve(self, size: int) -> bool:
+        """Whether a base of `size` bytes may be staged; it counts until `unreserve`."""
+        if size > STAGED_MAX_BYTES or self._staged_bytes + size > self._staged_max_bytes:
+            return False
+        self._staged_bytes += size
+        return True
+
+    def unreserve(self, size: int) -> None:
+        self._staged_bytes -= size
+        assert self._staged_bytes >= 0
 
     async def copy(self, base: Version) -> Version:
         """A copy of `base`. Raises what the store answers; nothing is left for good of a copy that failed."""
@@ -126,7 +144,8 @@ class Keeping:
 
     def __init__(self, orphans: Orphans, staging: Staging, blocks: BlockCache, layers: Layers) -> None:
         # The mutable state: the base as it was, while it may have to be put back; the key of the copy that stands for
-        # it; whether this attempt staged it; whether the file was closed.
+        # it; whether this attempt staged it; the bytes reserved for that; whether nothing was kept for nobody reads;
+        # whether the file was closed.
         self._orphans = orphans
         self._staging = staging
         self._blocks = blocks
@@ -134,15 +153,17 @@ class Keeping:
         self._former: Version | None = None
         self._copy: str | None = None
         self._staged = False
+        self._reserved_bytes = 0
+        self.forgone = False
         self._closed = False
 
     def begin(self) -> None:
         """The name is about to go."""
         self._former = self._layers.base
-        self._staged = False
+        self._staged = self.forgone = False
 
-    async def keep(self) -> None:
-        """The base stays readable without its name, if it can. Raises no error of the store's."""
+    async def keep(self, *, readable: bool) -> None:
+        """The base stays readable without its name, if it can and a handle may read. Raises no error of the store's."""
         layers = self._layers
         base = self._former
         if base is None or self._over() or not layers.content().kept(layers.base_stop):
@@ -151,8 +172,13 @@ class Keeping:
             return  # an attempt before this one has done it, and the name had gone
         if self.pin():
             return
-        if layers.base_stop <= STAGED_MAX_BYTES and await self._stage(base):
-            self._staged = True
+        if not readable:
+            self.forgone = True
+            return
+        if await self._stage(base):
+            return
+        if base.size > self._orphans.copy_max_bytes:
+            log.warning("content of an open file goes with its name, it is over --copy-limit key=%r", base.key)
             return
         try:
             copy = await self._orphans.copy(base)
@@ -177,15 +203,17 @@ class Keeping:
 
     def undo(self) -> None:
         """The name stays: the file is what it was."""
+        self.forgone = False
         self._layers.base = self._former
         if self._staged:
-            self._layers.unstage_base()
+            self._unstage()
         if self._former is None or self._former.key != self._copy:
             self._drop()
 
     def close(self) -> None:
         """Nobody reads any more."""
         self._closed = True
+        self._unstage()
         self._drop()
 
     def _over(self) -> bool:
@@ -197,9 +225,17 @@ class Keeping:
         if key is not None:
             self._orphans.drop(key)
 
+    def _unstage(self) -> None:
+        size, self._reserved_bytes = self._reserved_bytes, 0
+        self._layers.unstage_base()
+        self._orphans.unreserve(size)
+
     async def _stage(self, base: Version) -> bool:
         """Take what the base still shows into staging; whether there was room for all of it."""
         layers, staging = self._layers, self._staging
+        if not self._orphans.reserve(layers.base_stop):
+            return False
+        self._staged, self._reserved_bytes = True, self._reserved_bytes + layers.base_stop
         buffer = memoryview(bytearray(min(STEP_BYTES, layers.base_stop)))
         position = 0
         while position < layers.base_stop and not self._over():
@@ -218,5 +254,5 @@ class Keeping:
             position = stop
         else:
             return True
-        layers.unstage_base()
+        self._unstage()
         return False

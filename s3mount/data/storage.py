@@ -91,7 +91,15 @@ class Storage:
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.learning = Learning(config, nursery, self.budget, find_out)
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
-        self.orphans = Orphans(store, journal, nursery, config.prefix)
+        self.orphans = Orphans(
+            store,
+            journal,
+            nursery,
+            config.prefix,
+            copy_max_bytes=config.copy_max_bytes,
+            # They stay until the last close and nothing frees them: writers must find most of the log free of them.
+            staged_max_bytes=staging_limit_bytes // 8,
+        )
         self.sequential_readers = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._offers_in_memory: OrderedDict[Hashable, None] = OrderedDict()

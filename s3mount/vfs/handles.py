@@ -70,7 +70,9 @@ class Handles:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if inode.children is not None:
             raise IsADirectory(inode.path)
-        if not inode.linked and (inode.state is None or inode.state.file is None or inode.state.file.parted):
+        former = None if inode.state is None else inode.state.file
+        readable = flags & os.O_ACCMODE != os.O_WRONLY
+        if not inode.linked and (former is None or former.parted or (readable and former.forgone)):
             # The path is another inode's by now, or nobody's, and the kernel has not looked it up since.
             raise Stale(f"{inode.path}: the file is another one now")
         if writable or flags & os.O_TRUNC:
@@ -100,10 +102,10 @@ class Handles:
             raise
         fh = self._add(inode, state, flags)
         file = self._file(self.get(fh))
-        if file.parted:
+        if file.parted or (readable and file.forgone):
             # While we asked. Whoever closed it meanwhile has left the last release to us.
             self._tree.background(self.release, fh)
-            raise Stale(f"{inode.path}: the path is another client's by a conflict")
+            raise Stale(f"{inode.path}: the file is another one now")
         if writable and flags & os.O_APPEND:
             file.fetch_base()
         return fh

@@ -202,6 +202,27 @@ async def test_a_stream_that_has_no_more_equal_parts_is_too_big_and_says_which_o
         file.close()
 
 
+@pytest.mark.parametrize("grow", ["truncate", "write"])
+@run_virtual
+async def test_what_lies_beyond_the_last_part_of_a_stream_that_is_being_completed_is_an_edit(grow: str) -> None:
+    store = MemoryStore(equal_parts=True, parts_max=20)
+    async with storage_of(store, LITTLE, as_s3_says, limit=32 * MIB) as storage, trio.open_nursery() as nursery:
+        file = created(storage)
+        for offset in range(0, 90 * MIB, MIB):
+            await file.write(offset, pattern(MIB))
+        store.latency_seconds = 10.0
+        nursery.start_soon(file.sync)
+        await trio.sleep(1)
+        assert file.busy
+        if grow == "truncate":
+            await file.truncate(101 * MIB)
+        else:
+            await file.write(101 * MIB - 1, b"\0")
+        await file.sync()
+        file.close()
+    assert store.body("k") == pattern(MIB) * 90 + bytes(11 * MIB)
+
+
 @run_virtual
 async def test_a_stream_that_has_no_more_equal_parts_begins_anew_while_all_its_bytes_are_here() -> None:
     store = MemoryStore(equal_parts=True, parts_max=20)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from s3mount.errors import (
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
-from tests.unit.files import created, pattern, storage_on
+from tests.unit.files import created, opened, pattern, storage_on
 
 LARGE = pattern(20 * MIB, 1)
 SMALL = pattern(3 * MIB, 2)
@@ -248,6 +249,91 @@ async def test_an_open_file_that_another_client_has_changed_is_left_there_with_o
         with pytest.raises(Stale):
             await kernel.fs.read(reader, 10 * MIB, 100)
         await kernel.close(reader)
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@HOW
+@run_virtual
+async def test_nothing_is_kept_for_handles_that_cannot_read(tmp_path: Path, how: str, body: bytes) -> None:
+    """As `rm` of a log that is being written: what the kernel reads to fill a page is shown to nobody."""
+    store = bucket(f=body, other=b"new")
+    async with mounted(store, tmp_path) as kernel:
+        ino = await kernel.ino("f")
+        writer = await kernel.open("f", os.O_WRONLY)
+        await kernel.ino("other")
+        store.reset_counts()
+        await remove(kernel, how)
+        assert store.counts == ({"delete": 1} if how == "unlink" else {"copy": 1, "delete": 1})
+        assert len(await kernel.fs.read(writer, len(body) - 5000, 8192)) == 5000
+        await kernel.fs.write(writer, len(body) - 10, b"over the end of the file")
+        await kernel.fs.fsync(writer)
+        for flags in (os.O_RDONLY, os.O_RDWR):
+            with pytest.raises(Stale):
+                await kernel.fs.open(ino, flags)
+        another = await kernel.fs.open(ino, os.O_WRONLY)
+        await kernel.close(another)
+        await kernel.close(writer)
+        assert store.keys() == (["other"] if how == "unlink" else ["f"])
+
+
+@run_virtual
+async def test_a_reader_that_comes_while_the_name_goes_sees_no_zeros(tmp_path: Path) -> None:
+    for moment in range(0, 30, 3):
+        store = bucket(f=LARGE)
+        (tmp_path / str(moment)).mkdir()
+        async with mounted(store, tmp_path / str(moment)) as kernel, trio.open_nursery() as nursery:
+            ino = await kernel.ino("f")
+            writer = await kernel.open("f", os.O_WRONLY)
+            store.latency_seconds = 10.0
+            nursery.start_soon(kernel.unlink, "f")
+            await trio.sleep(moment)
+            with suppress(Stale):
+                reader = await kernel.fs.open(ino, os.O_RDONLY)
+                try:
+                    await trio.sleep(50)
+                    assert bytes(await kernel.fs.read(reader, MIB, 100)) == LARGE[MIB : MIB + 100]
+                finally:
+                    await kernel.close(reader)
+            await kernel.close(writer)
+
+
+@run_virtual
+async def test_what_one_request_cannot_copy_goes_with_its_name_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = bucket(f=LARGE)
+    async with mounted(store, tmp_path, copy_max_bytes=20 * MIB - 1) as kernel:
+        reader = await kernel.open("f")
+        store.reset_counts()
+        await kernel.unlink("f")
+        assert store.counts == {"delete": 1}
+        assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["WARNING"]
+        assert "--copy-limit" in caplog.text
+        with pytest.raises(Stale):
+            await kernel.fs.read(reader, 10 * MIB, 100)
+        await kernel.close(reader)
+
+
+@run_virtual
+async def test_staged_bases_have_a_share_of_staging_and_the_others_are_copied() -> None:
+    store = MemoryStore()
+    for key in "abcd":
+        store.place(key, SMALL)
+    async with storage_on(store, limit=64 * MIB) as storage:
+        files = [opened(storage, store, key) for key in "abcd"]
+        copied = []
+        for file in files:
+            file.expect_returns()
+            store.reset_counts()
+            await file.unlink()
+            copied.append(store.counts["copy"])
+            assert bytes(await file.read(0, 100)) == SMALL[:100]
+            if file is files[2]:
+                files[0].close()
+        assert copied == [0, 0, 1, 0], "two of 3 MiB are in 8 MiB"
+        for file in files:
+            file.close()
+        assert storage.orphans._staged_bytes == 0
 
 
 @run_virtual
