@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from s3mount.data.ahead import Ahead
-from s3mount.data.described import described
+from s3mount.data.describe import describe
 from s3mount.data.layers import Layers
 from s3mount.data.orphans import Keeping
 from s3mount.data.reading import Reader
@@ -150,7 +150,7 @@ class File:
         if base is None or self._syncing.orphan:
             return
         self._check_name(base)
-        info = await described(self._storage.store, base)
+        info = await describe(self._storage.store, base)
         self.headers = info.headers
         self._note_version(info)
 

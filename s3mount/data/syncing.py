@@ -18,13 +18,13 @@ from s3mount.data.layers import Layers
 from s3mount.data.publishing import Epoch, publish
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
+from s3mount.data.upload import CopiesRefused
 from s3mount.data.version import HalfMoved, Version
 from s3mount.errors import (
     Busy,
     FileSystemError,
     LostReply,
     NoSuchUpload,
-    NotImplementedByStore,
     PreconditionFailed,
     S3MountError,
     StagingFull,
@@ -288,9 +288,9 @@ class Syncing:
                 if not once_more or self._lost_with(epoch, error):
                     raise
                 once_more = False
-            except NotImplementedByStore:
+            except CopiesRefused:
                 self._thaw(epoch)
-                if epoch.publishing or not self._storage.learning.rules.copies:
+                if not self._storage.learning.rules.copies:
                     raise
                 log.warning("store copies no parts: edits send whole files key=%r", self.key)
                 self._storage.learning.without_copies()

@@ -8,11 +8,15 @@ import logging
 
 import trio
 
-from s3mount.errors import NoSuchUpload, S3MountError, Unavailable, again
+from s3mount.errors import NoSuchUpload, NotImplementedByStore, S3MountError, Unavailable, again
 from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
 from s3mount.store.replies import multipart_etag
 
 log = logging.getLogger(__name__)
+
+
+class CopiesRefused(NotImplementedByStore):
+    """The upload is open, and the store refuses to copy a part into it."""
 
 
 class Multipart:
@@ -43,10 +47,14 @@ class Multipart:
         self.parts[number] = await self._store.upload_part(await self._opened(), number, body)
 
     async def copy(self, number: int, source: str, start: int, stop: int, *, source_etag: str) -> None:
-        """Store `[start, stop)` of the object `source` as part `number`."""
-        self.parts[number] = await self._store.copy_part(
-            await self._opened(), number, source, start, stop, source_etag=source_etag
-        )
+        """Store `[start, stop)` of the object `source` as part `number`. Raises CopiesRefused."""
+        upload = await self._opened()
+        try:
+            self.parts[number] = await self._store.copy_part(
+                upload, number, source, start, stop, source_etag=source_etag
+            )
+        except NotImplementedByStore as error:
+            raise CopiesRefused(str(error), code=error.code, status=error.status) from error
 
     def forget(self, number: int) -> None:
         """What was stored as part `number` is not what it should be any more."""

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from s3mount.config import GIB, MIB, Config
-from s3mount.errors import AccessDenied, FileTooBig, Unavailable
+from s3mount.errors import AccessDenied, FileTooBig, NotImplementedByStore, Unavailable
 from s3mount.store.abilities import Abilities, FindOut, as_s3_says
 from s3mount.store.findings import Findings
 from tests.memory_store import MemoryStore
@@ -287,6 +287,23 @@ async def test_a_store_that_refuses_a_copy_without_having_been_probed_gets_whole
     assert store.sent_bytes >= 2 * len(LARGE)
     assert store.counts["complete_upload"] == 2
     assert {call.number for call in store.calls if call.operation == "copy_part"} <= set(range(1, 9)), "asked once"
+
+
+@run_virtual
+async def test_a_refused_upload_says_nothing_of_copies(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    store.place("k", pattern(20 * MIB))
+    async with storage_of(store, config(), as_s3_says) as storage:
+        file = opened(storage, store)
+        await file.write(0, b"edit")
+        store.fail("create_upload", NotImplementedByStore("501", code="NotImplemented", status=501))
+        with pytest.raises(NotImplementedByStore):
+            await file.sync()
+        assert storage.learning.rules.copies
+        await file.sync()
+        file.close()
+    assert store.counts["copy_part"] > 0
+    assert "copies no parts" not in caplog.text
 
 
 @run_virtual

@@ -10,7 +10,7 @@ from s3mount.errors import BadReply, NotFound
 from s3mount.store.base import ObjectInfo, ObjectStore
 
 
-async def described(store: ObjectStore, version: Version) -> ObjectInfo:
+async def describe(store: ObjectStore, version: Version) -> ObjectInfo:
     """HEAD of a version, and one request more for the tags of an object that has some: they are in `headers` then.
 
     Raises Changed when the object is another version, its description with it; AccessDenied when it has tags that may
