@@ -1,20 +1,23 @@
 """What an upload expects of its key: the version it was built on, absence, nothing, or what a look has found.
 
-Synchronous but for the look that settles doubts. Knows no attempt and no epoch.
+Synchronous but for the look that settles doubts and the removal. Knows no attempt and no epoch.
 
 There are two doubts, and one answer means different things to them. The etag of an upload that may have landed says
 that the bytes as they were are in the bucket: whatever was dropped here comes from there. The base's own etag after a
 removal that may have had no effect says only that nothing has changed.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from s3mount.config import Config
 from s3mount.data.layers import Layers
 from s3mount.data.version import Version
-from s3mount.errors import NotFound
+from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed
 from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +68,21 @@ class Expectation:
         content = self._layers.content()
         return not content.missing and not content.kept(self._layers.size)
 
-    def delete_condition(self, base: Version | None, key: str) -> Condition:
+    async def delete(self, store: ObjectStore, base: Version | None, key: str) -> None:
+        """Delete what may go with the name, if it is there."""
+        condition = self._delete_condition(base, key)
+        if condition.absent:
+            return
+        try:
+            await store.delete(key, condition)
+        except NotImplementedByStore:
+            await store.delete(key)
+        except NotFound:
+            pass
+        except PreconditionFailed:
+            log.warning("unlink left an object that another client had changed key=%r", key)
+
+    def _delete_condition(self, base: Version | None, key: str) -> Condition:
         """What may be deleted with the name: the base, what a rename came upon, or with O_TRUNC whatever is there;
         absence: nothing."""
         if base is None:

@@ -4,7 +4,6 @@ It ties together `layers` (what the bytes are), `syncing` (how they are stored),
 `reading`. It knows a key and etags; no inode, name or mode. It lives as long as its inode has handles.
 """
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -16,17 +15,8 @@ from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
 from s3mount.data.syncing import Syncing
 from s3mount.data.version import Changed, Version
-from s3mount.errors import (
-    FileSystemError,
-    FileTooBig,
-    NotFound,
-    NotImplementedByStore,
-    PreconditionFailed,
-    StagingFull,
-    Stale,
-    again,
-)
-from s3mount.store.base import Buffer, Headers, ObjectInfo, Stored
+from s3mount.errors import FileSystemError, FileTooBig, StagingFull, Stale
+from s3mount.store.base import Buffer, Headers, Stored
 
 log = logging.getLogger(__name__)
 
@@ -134,30 +124,19 @@ class File:
 
     async def validate_for_reading(self) -> None:
         """The first read, for an open: GET of the first block, conditional when it is here. Raises Changed."""
-        await self._syncing.resolve_doubts()
-        base = self.base
-        if base is None or self.dirty or self.busy or self._syncing.orphan:
+        if self.dirty or self.busy:
             return
-        self._check_name(base)
-        info = await self._storage.blocks.validate(base)
-        if info is not None:
-            self._note_version(info)
+        base = await self._known_base()
+        if base is not None:
+            self._layers.note_version(base, await self._storage.blocks.validate(base))
 
     async def validate_for_writing(self) -> None:
         """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""
-        await self._syncing.resolve_doubts()
-        base = self.base
-        if base is None or self._syncing.orphan:
-            return
-        self._check_name(base)
-        info = await describe(self._storage.store, base)
-        self.headers = info.headers
-        self._note_version(info)
-
-    def _check_name(self, base: Version) -> None:
-        """A removal of unknown outcome has turned out to have had its effect: a copy elsewhere is all that is left."""
-        if base.key != self.key and not self.parted:
-            raise Changed(f"{self.key!r} is gone", None)
+        base = await self._known_base()
+        if base is not None:
+            info = await describe(self._storage.store, base)
+            self.headers = info.headers
+            self._layers.note_version(base, info)
 
     async def validate_for_replacing(self, absent: Headers) -> None:
         """HEAD, for an open with O_TRUNC: what whatever version is there carries is kept for the next upload, `absent`
@@ -167,13 +146,16 @@ class File:
         except Changed as changed:
             self.headers = absent if changed.info is None else changed.info.headers
 
-    def _note_version(self, info: ObjectInfo) -> None:
-        """Keep the version's id, which no listing tells, for when the name goes."""
+    async def _known_base(self) -> Version | None:
+        """What the key has, if it was not replaced; None: it has nothing of ours."""
+        await self._syncing.resolve_doubts()
         base = self.base
-        if info.version_id is None or base is None or base.version_id == info.version_id:
-            return
-        if (base.key, base.etag, base.size) == (info.key, info.etag, info.size):
-            self._layers.base = dataclasses.replace(base, version_id=info.version_id)
+        if base is None or self._syncing.orphan:
+            return None
+        if base.key != self.key and not self.parted:
+            # A removal had its effect though its reply was lost: a copy elsewhere is all that is left.
+            raise Changed(f"{self.key!r} is gone", None)
+        return base
 
     async def overwrite(self) -> None:
         """Open with O_TRUNC: nothing of the content stays, and the next upload replaces whatever is there."""
@@ -218,8 +200,7 @@ class File:
             return 0
         if offset + size > self._storage.config.file_size_max_bytes:
             raise self.refuse(self._too_big())
-        if self._syncing.refusal is not None:
-            raise again(self._syncing.refusal)
+        self._syncing.check_refusal()
         if self._reader.asks_base and not (offset == 0 and size >= self._layers.base_stop):
             self._reader.fetch_base()
         if self._storage.staging.ready(size) or self._layers.rewritable(offset, offset + size):
@@ -247,11 +228,8 @@ class File:
             raise self.refuse(error) from None
         stream = self._syncing.stream
         if stream is not None and self._syncing.epoch is None:
-            if stream.dropped and self._layers.lost(offset, stop):
-                log.error(
-                    "write over bytes that had left staging: raise --memory-limit or --staging-limit key=%r", self.key
-                )
-                raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
+            if stream.dropped:
+                self._check_here(offset, stop, "write over")
             stream.touch(offset, stop)
         self._pristine = False
         self._layers.write(offset, view)
@@ -283,6 +261,11 @@ class File:
                 raise stream.too_big()
             self._syncing.leave_stream()
 
+    def _check_here(self, start: int, stop: int, what: str) -> None:
+        if self._layers.lost(start, stop):
+            log.error("%s bytes that had left staging: raise --memory-limit or --staging-limit key=%r", what, self.key)
+            raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
+
     def _poison_full(self) -> None:
         self.refuse(StagingFull("the staging log is full and nothing frees it: raise --staging-limit"))
 
@@ -312,11 +295,8 @@ class File:
             stream = self._syncing.stream
             if stream is not None and self._syncing.epoch is None and size < self.size:
                 start, stop = stream.grid.part(stream.grid.number_at(size))
-                if start < size < stop and self._layers.lost(start, min(stop, self.size)):
-                    log.error(
-                        "cut of bytes that had left staging: raise --memory-limit or --staging-limit key=%r", self.key
-                    )
-                    raise self.refuse(StagingFull("the bytes there were sent and dropped from staging"))
+                if start < size < stop:
+                    self._check_here(start, min(stop, self.size), "cut of")
                 stream.touch(size, self.size)
             self._layers.truncate(size)
             self._pristine = False
@@ -357,7 +337,7 @@ class File:
 
         async def remove(base: Version | None) -> None:
             self._syncing.check_parted()
-            await self._delete_object(base)
+            await self._syncing.expectation.delete(self._storage.store, base, self.key)
 
         await self._forsake(remove, read_on=read_on)
 
@@ -390,20 +370,6 @@ class File:
             await remove(base)
 
         await self._syncing.forsake(act, self._keeping.undo)
-
-    async def _delete_object(self, base: Version | None) -> None:
-        store, key = self._storage.store, self.key
-        condition = self._syncing.expectation.delete_condition(base, key)
-        if condition.absent:
-            return
-        try:
-            await store.delete(key, condition)
-        except NotImplementedByStore:
-            await store.delete(key)
-        except NotFound:
-            pass
-        except PreconditionFailed:
-            log.warning("unlink left an object that another client had changed key=%r", key)
 
     def discard(self) -> None:
         """Drop what the bucket lacks; syncs fail from then on, for whoever has written meanwhile."""

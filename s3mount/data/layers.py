@@ -8,12 +8,14 @@ Knows the log and extents; no store, no task. Between two calls the content is e
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from s3mount.data.chunks import Tail
 from s3mount.data.content import Content, Layer
 from s3mount.data.extents import Extents, dropped
 from s3mount.data.staging import Staging
 from s3mount.data.version import Version
+from s3mount.store.base import ObjectInfo
 
 
 class Layers:
@@ -42,6 +44,11 @@ class Layers:
     def plain(self) -> bool:
         """Whether nothing lies over the base, and it is whole."""
         return self.epoch is None and not len(self.live) and not len(self._staged_base) and not self.missing
+
+    def note_version(self, asked: Version, info: ObjectInfo | None) -> None:
+        """Keep the id of the version that was asked for, which no listing tells, for when the name goes."""
+        if info is not None and info.version_id is not None and self.base is not None and self.base == asked:
+            self.base = replace(self.base, version_id=info.version_id)
 
     def content(self) -> Content:
         """What the bytes are now; `pieces` of it are good until the next checkpoint, or under a hold."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from s3mount.data.attempts import Attempt, Gate
 from s3mount.data.conflict import Conflict, salvage
 from s3mount.data.expectation import Expectation
 from s3mount.data.layers import Layers
@@ -37,17 +38,6 @@ from s3mount.store.base import ALWAYS, Condition, Headers, Stored
 log = logging.getLogger(__name__)
 
 PARTS_REFUSED = ("InvalidPart", "InvalidPartOrder", "EntityTooSmall")
-
-
-class Attempt:
-    """One try to store what the file was at its start; whoever asked before that gets its outcome."""
-
-    __slots__ = ("done", "error", "interrupted")
-
-    def __init__(self) -> None:
-        self.error: S3MountError | None = None
-        self.interrupted = True
-        self.done = trio.Event()
 
 
 class Syncing:
@@ -81,7 +71,7 @@ class Syncing:
         self.orphan = False
         self._current: Attempt | None = None
         self._next: Attempt | None = None
-        self._gate: trio.Event | None = None
+        self._gate = Gate()
 
     @property
     def condition(self) -> Condition:
@@ -94,7 +84,7 @@ class Syncing:
         return (
             self._layers.base_stop == 0
             and self.epoch is None
-            and self._gate is None
+            and self._gate.opened is None
             and not self.orphan
             and self.refusal is None
             and self.conflict is None
@@ -104,18 +94,19 @@ class Syncing:
 
     def check(self) -> None:
         """Raises the error that every sync of this file answers."""
-        self._check_refusal()
+        self.check_refusal()
         if self.conflict is not None:
             raise again(self.conflict.error)
 
-    def _check_refusal(self) -> None:
+    def check_refusal(self) -> None:
+        """Raises what a refused write or lost bytes make of every sync."""
         if self.refusal is not None:
             raise again(self.refusal)
 
     async def sync(self) -> None:
         """Return when what the file is now is in the bucket, or raise why not."""
         while True:
-            self._check_refusal()
+            self.check_refusal()
             if self.orphan:
                 return
             if not self._layers.dirty:
@@ -139,8 +130,7 @@ class Syncing:
     async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
         """Move the base object by `move` and send what comes later to `key`. Raises Busy when bytes that would have to
         be sent again were dropped, Stale when another client has taken the former name."""
-        await self._close_gate()
-        try:
+        async with self._gate.closed():
             await self._quiesce()
             self.check_parted()
             if self._layers.base is None:
@@ -149,15 +139,12 @@ class Syncing:
                 self._layers.base = await self._moved(self._layers.base, move)
             self.expectation.moved()
             self.key = key
-        finally:
-            self._open_gate()
 
     async def forsake(self, remove: Callable[[], Awaitable[None]], undo: Callable[[], None]) -> None:
         """The name goes, by `remove`; the bytes are nobody's from then on and never stored, unless they have parted
         with the name by a conflict before. `undo` is called when `remove` fails: where nobody knows whether it did, by
         the look that finds the object still there."""
-        await self._close_gate()
-        try:
+        async with self._gate.closed():
             if self.epoch is not None:
                 if not self.epoch.publishing:
                     self.epoch.scope.cancel()
@@ -177,14 +164,12 @@ class Syncing:
             if self.conflict is None:
                 self.orphan = True
                 self.drop_stream()
-        finally:
-            self._open_gate()
 
     async def _moved(self, base: Version, move: Callable[[Version], Awaitable[Version]]) -> Version:
         try:
             return await move(base)
         except HalfMoved as half:
-            self.expectation.doubt_removal(base, _nothing_to_undo, copied=half.copy)
+            self.expectation.doubt_removal(base, _nothing, copied=half.copy)
             raise half.reason from half
 
     async def settle(self) -> bool:
@@ -211,18 +196,6 @@ class Syncing:
         """Raises Stale when the key is another client's."""
         if self.conflict is not None:
             raise again(self.conflict.error)
-
-    # the gate
-
-    async def _close_gate(self) -> None:
-        while self._gate is not None:
-            await self._gate.wait()
-        self._gate = trio.Event()
-
-    def _open_gate(self) -> None:
-        gate, self._gate = self._gate, None
-        assert gate is not None
-        gate.set()
 
     async def _quiesce(self) -> None:
         """No upload of this file is under way afterwards, nor any part sent."""
@@ -260,15 +233,14 @@ class Syncing:
 
     def _ahead(self) -> trio.Event | None:
         """What an attempt has to wait for."""
-        return self._gate if self._current is None else self._current.done
+        return self._gate.opened if self._current is None else self._current.done
 
     async def _run(self) -> None:
         """Upload until the bucket has what the file was at the last freeze."""
         once_more = True
         while True:
-            while self._gate is not None:
-                await self._gate.wait()
-            self._check_refusal()
+            await self._gate.passed()
+            self.check_refusal()
             if self.orphan or not self._layers.dirty:
                 return
             if self.expectation.doubts:
@@ -406,9 +378,5 @@ class Syncing:
             self.drop_stream()
 
 
-def _nothing(_start: int, _stop: int) -> None:
-    return
-
-
-def _nothing_to_undo() -> None:
+def _nothing(*_range: int) -> None:
     return
