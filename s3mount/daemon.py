@@ -168,7 +168,13 @@ class Daemon:
         store = S3Store(config, upload_log=self._journal)
         await nursery.start(store.run)
         await store.check()
-        findings = Findings(store, config, self._prepared.cache_dir / "stores")
+        findings = Findings(
+            store,
+            config,
+            self._prepared.cache_dir / "stores",
+            begin=self._journal.begin_copy,
+            ended=self._journal.strike,
+        )
         store.believe(findings.remembered())
         storage = Storage(
             store,

@@ -1,6 +1,7 @@
 """The journal of one mount: what it is about to leave in the bucket besides files, until that is gone again.
 
-An entry is a multipart upload, or a copy of an object whose name went while a file was open. It is written down
+An entry is a multipart upload, or an object of our own: a copy of one whose name went while a file was open, or a
+scratch object of a probe. It is written down
 before the request that makes the thing, and struck off when the thing is gone; an upload gets its id in between. So
 whatever a daemon that died has left is named here, or was never made. Synchronous; sends nothing, knows no store.
 

@@ -20,6 +20,7 @@ from s3mount.config import Config
 from s3mount.data.journal import Entry, Journal
 from s3mount.data.orphans import LATE_SECONDS, orphans_prefix
 from s3mount.errors import NoSuchUpload, NotFound, NotImplementedByStore, S3MountError
+from s3mount.store.abilities import scratch_key
 from s3mount.store.base import ObjectStore, Upload
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Leftovers:
         self._nursery = nursery
         self._window_ns = int(config.metadata_deadline_seconds * 1e9) + SLACK_NS
         self._idle_ns = int(idle_seconds * 1e9)
-        self._copies_prefix = orphans_prefix(config.prefix)
+        self._copies_prefixes = (orphans_prefix(config.prefix), scratch_key(config.prefix, ""))
         self._now_ns = now_ns
         self._limit = trio.Semaphore(REMOVALS_MAX)
         self._looks = 0
@@ -121,7 +122,7 @@ class Leftovers:
             return "kept", error
 
     async def _delete(self, entry: Entry) -> Outcome:
-        assert entry.key.startswith(self._copies_prefix), entry
+        assert entry.key.startswith(self._copies_prefixes), entry
         async with self._limit:
             await self._store.delete(entry.key)
         self._nursery.start_soon(self._delete_late, entry)

@@ -82,7 +82,7 @@ async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
     """What uploads by parts may look like: about 15 requests, 5 MiB sent, or 15 where parts cannot be copied."""
     size = S3_PART_MIN_BYTES + 1
     body = _body(size)
-    source = scratch + "-source"
+    scratch, source = scratch_keys(scratch)
     async with _scratch(store, scratch, source) as opened:
         etag = (await store.put(source, [body], PLAIN)).etag
         upload = await store.create_upload(scratch, PLAIN)
@@ -107,7 +107,13 @@ async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
 
 
 def scratch_key(prefix: str, random: str) -> str:
+    """Without `random`: what all of them begin with."""
     return f"{prefix}{RESERVED}/probe-{random}"
+
+
+def scratch_keys(scratch: str) -> tuple[str, str]:
+    """All keys that a probe with `scratch` may make."""
+    return scratch, f"{scratch}-source"
 
 
 async def _refused(store: ObjectStore, key: str, before: str, act: Awaitable[object]) -> tuple[bool, str]:

@@ -18,8 +18,15 @@ from pathlib import Path
 import trio
 
 from s3mount.config import Config
-from s3mount.errors import S3MountError
-from s3mount.store.abilities import CONDITIONS, Abilities, probe_conditions, probe_parts, scratch_key
+from s3mount.errors import AccessDenied, S3MountError
+from s3mount.store.abilities import (
+    CONDITIONS,
+    Abilities,
+    probe_conditions,
+    probe_parts,
+    scratch_key,
+    scratch_keys,
+)
 from s3mount.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -32,15 +39,29 @@ PARTS_SECONDS = 600.0
 """15 MiB over a slow line. Until then the uploads that have to know wait."""
 
 
+def _unnoted(_key: str) -> int:
+    return 0
+
+
 class Findings:
     """See the module. `directory` is `stores` in the cache directory."""
 
     def __init__(
-        self, store: ObjectStore, config: Config, directory: Path, clock: Callable[[], float] = time.time
+        self,
+        store: ObjectStore,
+        config: Config,
+        directory: Path,
+        *,
+        begin: Callable[[str], int] = _unnoted,
+        ended: Callable[[int], None] = lambda _number: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        # `begin` and `ended` frame the life of a key: the journal's, for what a killed daemon leaves.
         # The mutable state is on disk: another mount may write the file at any time, so it is read for every question.
         self._store = store
         self._config = config
+        self._begin = begin
+        self._ended = ended
         self._clock = clock
         identity = "\0".join([config.endpoint_url or "aws", config.bucket])
         self._path = directory / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
@@ -74,9 +95,14 @@ class Findings:
     async def _search(self, probe: Callable[[ObjectStore, str], Awaitable[Abilities]], seconds: float) -> Abilities:
         """Probe, remember and tell."""
         key = scratch_key(self._config.prefix, secrets.token_hex(8))
+        entries = [self._begin(name) for name in scratch_keys(key)]
         try:
             with trio.fail_after(seconds):
                 found = await probe(self._store, key)
+        except AccessDenied as error:
+            self._end(entries)  # who may not write has left nothing
+            log.info("store was not probed, it is used as S3 says probe=%s reason=%s", probe.__name__, error)
+            return Abilities()
         except (S3MountError, trio.TooSlowError) as error:
             log.info("store was not probed, it is used as S3 says probe=%s reason=%s", probe.__name__, error)
             return Abilities()
@@ -84,11 +110,16 @@ class Findings:
             # In the background it would end the mount.
             log.exception("probe met a bug, the store is used as S3 says probe=%s", probe.__name__)
             return Abilities()
+        self._end(entries)
         words = {name: value for name, value in asdict(found).items() if value is not None}
         log.info("store was probed %s", " ".join(f"{name}={value}" for name, value in words.items()))
         known = replace(self.remembered(), **words)
         self._remember(known)
         return known
+
+    def _end(self, entries: list[int]) -> None:
+        for entry in entries:
+            self._ended(entry)
 
     def remembered(self) -> Abilities:
         """What was found out before, by whichever mount."""

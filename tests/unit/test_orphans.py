@@ -385,7 +385,7 @@ async def test_a_copy_that_appears_after_the_next_start_is_deleted() -> None:
     key = f"{ORPHANS}of-the-dead"
     Journal(paper).begin_copy(key)
     async with trio.open_nursery() as nursery:
-        await Leftovers(store, Journal(paper), Config(bucket="bucket"), nursery).recover()
+        await Leftovers(store, Journal(paper), Config(bucket="bucket"), nursery, now_ns=store.now_ns).recover()
         assert len(Journal(paper)) == 1
         await trio.sleep(LATE_SECONDS / 2)
         store.place(key, LARGE)
