@@ -100,6 +100,8 @@ class Config:
     conflict: Literal["keep", "overwrite"] = "keep"
     """overwrite: the last writer wins, where all bytes are local."""
     conflict_keep_seconds: float = 30 * 86400.0
+    conflict_zeros_max_bytes: int = 64 * MIB
+    """Zeros in the place of bytes that are gone; a copy that would need more holds what lies between local bytes."""
     exclusive_create: Literal["close", "open"] = "close"
     """When O_CREAT|O_EXCL is decided across hosts."""
 

@@ -2,13 +2,17 @@
 
 Knows how a copy is named, what can be saved of a base that is gone, and how old copies are swept; no request of an
 upload is sent here. Each file has its own copy, told by the time and a random number: copies never meet.
+
+What is gone of a base is zeros in a copy, as long as it is not much. Else a few bytes at the end of a large log would
+send all of its length at close: then the copy is a cut, of what lies between the local bytes, and its name says where.
 """
 
 import logging
 import time
 
-from s3mount.config import RESERVED, S3_KEY_MAX_BYTES, Config
+from s3mount.config import RESERVED, S3_KEY_MAX_BYTES, S3_OBJECT_MAX_BYTES, Config
 from s3mount.data.blocks import BlockCache
+from s3mount.data.content import Content
 from s3mount.data.layers import Layers
 from s3mount.data.staging import Staging
 from s3mount.errors import S3MountError, Stale
@@ -19,6 +23,7 @@ log = logging.getLogger(__name__)
 SECOND_NS = 1_000_000_000
 CONFLICTS = f"{RESERVED}/conflicts/"
 PARTIAL = ".partial"
+SUFFIX_MAX_BYTES = len(f".from-{S3_OBJECT_MAX_BYTES}{PARTIAL}")
 SWEEP_PAGES_MAX = 10
 """What one start looks at, a thousand copies each; their keys begin with their time, so the oldest come first."""
 
@@ -26,30 +31,53 @@ SWEEP_PAGES_MAX = 10
 class Conflict:
     """One file's conflict: it has parted with `origin`, and its content belongs at `key`."""
 
-    __slots__ = ("_stored", "error", "key", "origin")
+    __slots__ = ("_name", "_stored", "cut", "error", "key", "origin")
 
     def __init__(self, prefix: str, origin: str, now_ns: int, token: str) -> None:
-        # The mutable state: the key, until it is known whether the copy is partial, and whether a copy was stored.
+        # The mutable state: the key, until it is known whether the copy is partial; whether it is a cut; whether a copy
+        # was stored.
         self.origin = origin
-        self.key = copy_key(prefix, origin, now_ns, token)
+        self.key = self._name = copy_key(prefix, origin, now_ns, token)
+        self.cut = False
         self.error = Stale(f"{origin!r} was changed by another client")
         self._stored = False
 
-    def lacks(self) -> None:
-        """Part of the content is nowhere any more; the name of the copy says so."""
-        if not self.key.endswith(PARTIAL):
-            self.key += PARTIAL
+    def salvage(self, layers: Layers, blocks: BlockCache, staging: Staging, *, zeros_max_bytes: int) -> bool:
+        """The base cannot be fetched: stage what the cache has of it and call the rest missing. False when nothing of
+        the content came from the base, or nothing at all is here."""
+        content = layers.content()
+        if layers.base is None or not content.kept(layers.size):
+            return False
+        low, high = 0, layers.size
+        if _zeros(layers, blocks, zeros_max_bytes) > zeros_max_bytes:
+            local = _local(content, layers.size)
+            if local is None:
+                return False
+            low, high = local
+            self.cut = True
+        _salvage(layers, blocks, staging, low, high)
+        if layers.missing:
+            self.key = self._name + PARTIAL
+        return True
 
-    def kept(self, size: int, missing: int) -> None:
-        """The copy was stored."""
+    def range(self, content: Content, size: int) -> tuple[int, int]:
+        """Start and size of what the next copy holds of the content; its name is right afterwards."""
+        if not self.cut:
+            return 0, size
+        start, stop = _local(content, size) or (size, size)
+        self.key = f"{self._name}.from-{start}{PARTIAL}"
+        return start, stop - start
+
+    def kept(self, start: int, size: int, missing: int) -> None:
+        """The copy, `size` bytes from `start` on, was stored."""
         if self._stored:
             log.info("conflict copy was stored again key=%r copy=%r bytes=%d", self.origin, self.key, size)
         else:
             self._stored = True
             log.error(
                 "conflict: the object was changed by another client, local content was kept "
-                "key=%r copy=%r bytes=%d missing_bytes=%d",
-                self.origin, self.key, size, missing,
+                "key=%r copy=%r offset=%d bytes=%d missing_bytes=%d",
+                self.origin, self.key, start, size, missing,
             )  # fmt: skip
 
     def failed(self, reason: S3MountError) -> Stale:
@@ -67,25 +95,26 @@ def copy_key(prefix: str, key: str, now_ns: int, token: str) -> str:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // SECOND_NS))
     head = f"{prefix}{CONFLICTS}{stamp}-{token}/"
     path = key.removeprefix(prefix).encode()
-    room = S3_KEY_MAX_BYTES - len(head.encode()) - len(PARTIAL)
+    room = S3_KEY_MAX_BYTES - len(head.encode()) - SUFFIX_MAX_BYTES
     if len(path) > room:
         path = path[len(path) - max(room, 1) :]
     return head + path.decode(errors="ignore").lstrip("/")
 
 
-def salvage(layers: Layers, blocks: BlockCache, staging: Staging) -> bool:
-    """The base cannot be fetched: stage what the cache has of it and call the rest missing. False when nothing of the
-    content came from the base."""
+def _salvage(layers: Layers, blocks: BlockCache, staging: Staging, low: int, high: int) -> None:
+    """Stage what the cache has of the base between `low` and `high`, and call the rest of the base missing."""
     base = layers.base
-    kept = layers.content().kept(layers.size)
-    if base is None or not kept:
-        return False
+    assert base is not None
     missing = list(layers.missing)
-    for first, stop in kept:
+    for first, stop in layers.content().kept(layers.size):
         start = first
         while start < stop:
-            end = min(stop, (start // blocks.block_bytes + 1) * blocks.block_bytes)
-            view = blocks.peek(base, start, end)
+            view = None
+            if low <= start < high:
+                end = _block_end(start, min(stop, high), blocks.block_bytes)
+                view = blocks.peek(base, start, end)
+            else:
+                end = min(stop, low) if start < low else stop
             if view is not None and staging.ready(end - start):
                 layers.write(start, view)
             elif missing and missing[-1][1] == start:
@@ -94,7 +123,31 @@ def salvage(layers: Layers, blocks: BlockCache, staging: Staging) -> bool:
                 missing.append((start, end))
             start = end
     layers.missing = tuple(sorted(missing))
-    return True
+
+
+def _zeros(layers: Layers, blocks: BlockCache, enough: int) -> int:
+    """How many zeros a copy of all of the file would need; counted no further than `enough`."""
+    base = layers.base
+    assert base is not None
+    count = sum(stop - start for start, stop in layers.missing)
+    for first, stop in layers.content().kept(layers.size):
+        start = first
+        while start < stop and count <= enough:
+            end = _block_end(start, stop, blocks.block_bytes)
+            if blocks.peek(base, start, end) is None:
+                count += end - start
+            start = end
+    return count
+
+
+def _block_end(start: int, stop: int, block_bytes: int) -> int:
+    return min(stop, (start // block_bytes + 1) * block_bytes)
+
+
+def _local(content: Content, size: int) -> tuple[int, int] | None:
+    """From the first staged byte to the last."""
+    local = [piece for piece in content.pieces(0, size) if piece.position is not None]
+    return (local[0].start, local[-1].stop) if local else None
 
 
 async def sweep(store: ObjectStore, config: Config) -> None:

@@ -23,8 +23,8 @@ class Layers:
 
     def __init__(self, staging: Staging, base: Version | None) -> None:
         # The mutable state. base_stop, epoch_stop <= size. touched: existence or size differ from what will be in the
-        # bucket when the upload that runs ends. A position is in at most one of live and epoch. missing: ranges of the
-        # base, in order, whose bytes nobody has any more.
+        # bucket when the upload that runs ends. aside: what is live is in the bucket, but not as the base. A position
+        # is in at most one of live and epoch. missing: ranges of the base, in order, whose bytes nobody has any more.
         self._staging = staging
         self._tail = Tail()
         self.base = base
@@ -35,10 +35,11 @@ class Layers:
         self.epoch_stop = 0
         self._staged_base = Extents()
         self.touched = base is None
+        self._aside = False
 
     @property
     def dirty(self) -> bool:
-        return self.touched or len(self.live) > 0
+        return self.touched or (len(self.live) > 0 and not self._aside)
 
     @property
     def plain(self) -> bool:
@@ -80,6 +81,7 @@ class Layers:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes in place; the staging log is ready for them."""
+        self._aside = False
         stop = offset + len(data)
         if offset >= self.live.stop:
             self._append(offset, data)
@@ -119,7 +121,7 @@ class Layers:
         """Begin an epoch: what the bytes are now, for good."""
         assert self.epoch is None
         self.epoch, self.epoch_stop = self.live, self.size
-        self.live, self.touched = Extents(), False
+        self.live, self.touched, self._aside = Extents(), False, False
         layers: tuple[Layer, ...] = (Layer(self.epoch, self.size),)
         if len(self._staged_base):
             layers += (Layer(self._staged_base, self.base_stop),)
@@ -151,6 +153,13 @@ class Layers:
         self.base, self.base_stop = version, self.epoch_stop
         self.epoch, self.epoch_stop = None, 0
         self.unstage_base()
+
+    def stored_aside(self) -> None:
+        """The epoch is in the bucket as something that cannot be read in its place: its bytes stay, and wait no more to
+        be stored."""
+        changed = self.dirty
+        self.thaw(lambda _start, _stop: None)
+        self.touched, self._aside = changed, not changed
 
     def adopt(self, version: Version) -> None:
         """An upload whose outcome was unknown has made `version` of the bytes as they were. What was dropped comes

@@ -19,7 +19,7 @@ from s3mount.store.base import Body, Condition, Headers, Stored
 
 
 class Epoch:
-    """What one upload is about."""
+    """What one upload is about: `size` bytes of the content, from `start`, which is 0 but for a conflict's copy."""
 
     __slots__ = (
         "condition",
@@ -32,16 +32,25 @@ class Epoch:
         "publishing",
         "scope",
         "size",
+        "start",
         "stream",
     )
 
     def __init__(
-        self, key: str, content: Content, size: int, headers: Headers, condition: Condition, stream: Stream | None
+        self,
+        key: str,
+        content: Content,
+        start: int,
+        size: int,
+        headers: Headers,
+        condition: Condition,
+        stream: Stream | None,
     ) -> None:
         # The mutable state: whether the server may be asked to copy bytes of the base, which only in a conflict is
         # gone; whether a request that publishes may have been sent, and the etag it would leave.
         self.key = key
         self.content = content
+        self.start = start
         self.size = size
         self.headers = headers
         self.condition = condition
@@ -63,7 +72,7 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
         await storage.learning.learn()
         steps = _plan(storage, epoch)
     if isinstance(steps[0], Put):
-        async with storage.loader.body(epoch.content, 0, epoch.size) as body:
+        async with storage.loader.body(epoch.content, epoch.start, epoch.start + epoch.size) as body:
             return await _put(storage, epoch, body)
     multipart = Multipart(storage.store, storage.nursery, epoch.key, epoch.headers, epoch.condition)
     try:
@@ -154,5 +163,5 @@ async def _step(storage: Storage, epoch: Epoch, multipart: Multipart, step: Step
             raise Stale(f"{base.key!r} is gone") from error
     else:
         assert isinstance(step, SendPart)
-        async with storage.loader.body(epoch.content, step.start, step.stop) as body:
+        async with storage.loader.body(epoch.content, epoch.start + step.start, epoch.start + step.stop) as body:
             await multipart.send(step.number, body)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from s3mount.data.attempts import Attempt, Gate
-from s3mount.data.conflict import Conflict, salvage
+from s3mount.data.conflict import Conflict
 from s3mount.data.expectation import Expectation
 from s3mount.data.layers import Layers
 from s3mount.data.publishing import Epoch, publish
@@ -292,10 +292,13 @@ class Syncing:
             # An upload carries what it was opened with.
             if (small or stream.multipart.headers != self.headers) and not stream.lacks_bytes:
                 self.drop_stream()
-        self.epoch = Epoch(
-            self.key, self._layers.freeze(), self._layers.size, self.headers, self.condition, self.stream
-        )
-        base = self._layers.base
+        size, content = self._layers.size, self._layers.freeze()
+        start = 0
+        if self.conflict is not None:
+            start, size = self.conflict.range(content, size)
+            self.key = self.conflict.key
+        self.epoch = Epoch(self.key, content, start, size, self.headers, self.condition, self.stream)
+        base = content.base
         # Of a base that another client has replaced, what the cache or its version id still gives is sent.
         self.epoch.copies_base = (
             base is not None and not base.pinned and (self.conflict is None or base.key == self.key)
@@ -308,11 +311,14 @@ class Syncing:
             epoch.stream.end()
         self.stream = None
         self.expectation.stored()
-        self._layers.stored(Version(epoch.key, stored.etag, epoch.size, stored.version_id))
-        if self.conflict is not None:
-            self.conflict.kept(epoch.size, sum(stop - start for start, stop in self._layers.missing))
+        if self.conflict is not None and self.conflict.cut:
+            self._layers.stored_aside()
         else:
+            self._layers.stored(Version(epoch.key, stored.etag, epoch.size, stored.version_id))
+        if self.conflict is None:
             self._on_stored(stored)
+        else:
+            self.conflict.kept(epoch.start, epoch.size, sum(stop - start for start, stop in self._layers.missing))
 
     def _thaw(self, epoch: Epoch) -> None:
         """The epoch's bytes are dirty again; a stream goes on with the next attempt, if it can."""
@@ -343,12 +349,8 @@ class Syncing:
         storage = self._storage
         if self.conflict is not None:
             # Nobody else writes to the copy: it is bytes of the base that are not to be had.
-            if not salvage(self._layers, storage.blocks, storage.staging):
-                return False
-            if self._layers.missing:
-                self.conflict.lacks()
-                self.key = self.conflict.key
-            return True
+            zeros_max = storage.config.conflict_zeros_max_bytes
+            return self.conflict.salvage(self._layers, storage.blocks, storage.staging, zeros_max_bytes=zeros_max)
         lacks_bytes = epoch.stream is not None and epoch.stream.lacks_bytes
         self.drop_stream()
         self.expectation.forget()
@@ -369,7 +371,7 @@ class Syncing:
 
     def _doubt(self, epoch: Epoch) -> None:
         """A publishing request has an outcome that nobody knows."""
-        if epoch.publishing:
+        if epoch.publishing and not (self.conflict is not None and self.conflict.cut):
             self.expectation.doubt_upload(epoch.expected_etag)
 
     async def resolve_doubts(self) -> None:

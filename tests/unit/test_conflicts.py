@@ -469,6 +469,97 @@ async def test_what_nobody_has_any_more_is_zeros_and_the_copy_says_so(caplog: py
 
 
 @run_virtual
+async def test_a_copy_that_would_be_zeros_for_the_most_part_is_cut_to_the_local_bytes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a few lines at the end of a large log."""
+    store = MemoryStore()
+    base = pattern(24 * MIB)
+    store.place("k", base)
+    async with storage_on(store, conflict_zeros_max_bytes=16 * MIB) as storage:
+        file = opened(storage, store)
+        assert bytes(await file.read(0, 10)) == base[:10], "what is cached far away does not make the copy longer"
+        await wait_all_tasks_blocked()
+        end = len(base)
+        await file.write(end, b"appended")
+        store.place("k", THEIRS)
+        store.reset_counts()
+        with pytest.raises(Stale):
+            await file.flush()
+        [key] = store.keys(CONFLICTS)
+        assert key.endswith(f"/k.from-{end}{PARTIAL}")
+        assert store.body(key) == b"appended"
+        assert f"offset={end} bytes=8 missing_bytes={end}" in errors(caplog)[0]
+        assert store.sent_bytes in (8, 16), "a part of the first try may have been sent"
+        assert not file.dirty
+        assert bytes(await file.read(end, 8)) == b"appended"
+        with pytest.raises(Stale):
+            await file.read(end - 1, 9)
+        sent = store.counts["put"]
+        with pytest.raises(Stale):
+            await file.sync()
+        assert store.counts["put"] == sent, "nothing has changed"
+        await file.write(end + 8, b" and more")
+        await file.write(end, b"A")
+        store.fail("put", LostReply("?"), when="after")
+        for _ in range(2):
+            with pytest.raises(Stale):
+                await file.sync()
+        assert store.keys(CONFLICTS) == [key]
+        assert store.body(key) == b"Appended and more"
+        await file.write(end - 100, b"earlier")
+        with pytest.raises(Stale):
+            await file.sync()
+        other = store.keys(CONFLICTS)[0]
+        assert other == key.replace(f"from-{end}", f"from-{end - 100}")
+        assert store.body(other) == b"earlier" + bytes(93) + b"Appended and more"
+        file.close()
+
+
+@run_virtual
+async def test_a_cut_copy_of_a_file_that_changes_while_it_is_stored_is_stored_again() -> None:
+    store = MemoryStore()
+    store.place("k", pattern(24 * MIB))
+    async with storage_on(store, conflict_zeros_max_bytes=16 * MIB) as storage, trio.open_nursery() as nursery:
+        file = opened(storage, store)
+        await file.write(20 * MIB, pattern(12 * MIB, 7))
+        store.place("k", THEIRS)
+        store.latency_seconds = 10.0
+        nursery.start_soon(settle, file)
+        while not store.counts["complete_upload"]:
+            await trio.sleep(1)
+            if file.busy and store.uploads:
+                await file.write(21 * MIB, b"meanwhile")
+        await file.truncate(31 * MIB)
+        await settle(file)
+        assert not file.dirty
+        [copy] = copies(store).values()
+        expected = bytearray(pattern(12 * MIB, 7)[: 11 * MIB])
+        expected[MIB : MIB + 9] = b"meanwhile"
+        assert copy == expected
+        await file.truncate(0)
+        await file.write(0, b"anew")
+        await settle(file)
+        assert b"anew" in copies(store).values()
+        file.close()
+
+
+@pytest.mark.parametrize("size", [5, 30 * MIB])
+@run_virtual
+async def test_a_large_base_that_is_gone_and_nothing_local_leave_no_copy(size: int) -> None:
+    store = MemoryStore()
+    store.place("k", pattern(24 * MIB))
+    async with storage_on(store, conflict_zeros_max_bytes=4) as storage:
+        file = opened(storage, store)
+        await file.truncate(size)
+        store.place("k", THEIRS)
+        await settle(file)
+        assert copies(store) == {}
+        assert store.body("k") == THEIRS
+        file.close()
+
+
+@run_virtual
 async def test_of_a_versioned_bucket_the_base_is_had_by_its_version_id() -> None:
     store = MemoryStore(versioned=True)
     base = large()
