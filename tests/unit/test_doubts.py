@@ -7,7 +7,8 @@ import pytest
 import trio
 
 from s3mount.config import MIB
-from s3mount.errors import LostReply, NoEntry
+from s3mount.data.conflict import CONFLICTS
+from s3mount.errors import LostReply, NoEntry, Stale
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
@@ -132,3 +133,38 @@ async def test_an_orphan_is_opened_for_writing_without_asking_for_its_former_key
             assert await kernel.pread(reader, 0, 1 << 30) == pattern(size) + b"tail"
             await kernel.close(writer)
             await kernel.close(reader)
+
+
+@SIZES
+@VERSIONS
+@pytest.mark.parametrize("effect", [False, True])
+@run_virtual
+async def test_a_rename_over_an_open_file_that_is_in_doubt_loses_none_of_its_content(
+    tmp_path: Path, size: int, versioned: bool, effect: bool
+) -> None:
+    store = MemoryStore(versioned=versioned)
+    store.place("f", pattern(size))
+    store.place("other", b"new")
+    async with mounted(store, tmp_path) as kernel:
+        both = await kernel.open("f", os.O_RDWR)
+        await kernel.fs.write(both, 5, b"edit")
+        expected = store.body("f")[:5] + b"edit" + store.body("f")[9:]
+        store.fail("copy", LostReply("?"), key="f", when="after" if effect else "before")
+        with pytest.raises(LostReply):
+            await kernel.rename("other", "f")
+        assert await kernel.pread(both, 0, 1 << 30) == expected
+        if effect:
+            with pytest.raises(Stale):
+                await kernel.fs.fsync(both)
+            [copy] = store.keys(CONFLICTS)
+            assert (store.body("f"), store.body(copy)) == (b"new", expected)
+            with pytest.raises(Stale):
+                await kernel.close(both)
+        else:
+            await kernel.fs.fsync(both)
+            assert store.body("f") == expected
+            assert await kernel.pread(both, 0, 1 << 30) == expected
+            await kernel.close(both)
+        await trio.sleep(10)
+        assert store.keys(ORPHANS) == []
+        assert store.body("other") == b"new"
