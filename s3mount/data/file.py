@@ -335,20 +335,16 @@ class File:
         """Delete the object; this file is never stored again, and stays readable and writable if anybody may
         `read_on`."""
 
-        async def remove(base: Version | None) -> None:
+        async def remove() -> None:
             self._syncing.check_parted()
-            await self._syncing.expectation.delete(self._storage.store, base, self.key)
+            await self._syncing.expectation.delete(self._storage.store, self._keeping.former, self.key)
 
         await self._forsake(remove, read_on=read_on)
 
     async def replaced(self, replace: Callable[[], Awaitable[None]], *, read_on: bool = True) -> None:
         """Another object takes the key, by `replace`: as `unlink`, but nothing is deleted. No upload runs meanwhile;
         what `replace` raises leaves the file as it was."""
-
-        async def remove(_base: Version | None) -> None:
-            await replace()
-
-        await self._forsake(remove, read_on=read_on)
+        await self._forsake(replace, read_on=read_on)
 
     async def superseded(self) -> None:
         """Another object has taken the key: as `replaced`, but what is not here can be read by a version id only."""
@@ -360,14 +356,13 @@ class File:
 
         await self._syncing.forsake(pin, self._keeping.undo)
 
-    async def _forsake(self, remove: Callable[[Version | None], Awaitable[None]], *, read_on: bool) -> None:
+    async def _forsake(self, remove: Callable[[], Awaitable[None]], *, read_on: bool) -> None:
         async def act() -> None:
-            base = self.base
             if not self.parted:  # what it shows is elsewhere then
                 self._keeping.begin()
                 if read_on:
                     await self._keeping.keep(readable=self._ahead.returns)
-            await remove(base)
+            await remove()
 
         await self._syncing.forsake(act, self._keeping.undo)
 

@@ -150,7 +150,7 @@ class Keeping:
         self._staging = staging
         self._blocks = blocks
         self._layers = layers
-        self._former: Version | None = None
+        self.former: Version | None = None
         self._copy: str | None = None
         self._staged = False
         self._reserved_bytes = 0
@@ -159,13 +159,13 @@ class Keeping:
 
     def begin(self) -> None:
         """The name is about to go."""
-        self._former = self._layers.base
+        self.former = self._layers.base
         self._staged = self.forgone = False
 
     async def keep(self, *, readable: bool) -> None:
         """The base stays readable without its name, if it can and a handle may read. Raises no error of the store's."""
         layers = self._layers
-        base = self._former
+        base = self.former
         if base is None or self._over() or not layers.content().kept(layers.base_stop):
             return
         if base.key == self._copy:
@@ -204,10 +204,10 @@ class Keeping:
     def undo(self) -> None:
         """The name stays: the file is what it was."""
         self.forgone = False
-        self._layers.base = self._former
+        self._layers.base = self.former
         if self._staged:
             self._unstage()
-        if self._former is None or self._former.key != self._copy:
+        if self.former is None or self.former.key != self._copy:
             self._drop()
 
     def close(self) -> None:
