@@ -62,11 +62,14 @@ class Expectation:
 
     @property
     def _wins(self) -> bool:
-        """Whether another client's object may be replaced: O_TRUNC says so, or the user where all bytes are local."""
+        """Whether another client's object may be replaced: O_TRUNC says so, or the user where all bytes are local.
+
+        That is, of a file that was created or cut to nothing. A small append looks like a whole rewrite: the kernel
+        reads the page and hands all of it over.
+        """
         if self.unconditional or not self._overwrites:
             return self.unconditional
-        content = self._layers.content()
-        return not content.missing and not content.kept(self._layers.size)
+        return not self._layers.content().missing and not self._layers.base_stop
 
     async def delete(self, store: ObjectStore, base: Version | None, key: str) -> None:
         """Delete what may go with the name, if it is there."""
