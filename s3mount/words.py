@@ -15,6 +15,10 @@ from s3mount.config import GIB, KIB, MIB, RESERVED, S3_KEY_MAX_BYTES, TIB
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 S3_TAGS_MAX = 10
+S3_TAG_NAME_MAX = 128
+S3_TAG_VALUE_MAX = 256
+_TAG = re.compile(r"[\w +\-=.:/@]*").fullmatch
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 ID_MAX = 2**32 - 2
 """The highest uid and gid: the one above means 'leave it alone' to chown."""
 
@@ -76,14 +80,31 @@ def read_flag(word: str) -> bool:
 
 def read_count(word: str) -> int:
     if re.fullmatch(r"[1-9][0-9]{0,8}", word) is None:
-        raise ValueError("a number")
+        raise ValueError("a number from 1")
     return int(word)
 
 
 def read_tags(word: str) -> str:
-    """As x-amz-tagging has them: URL-encoded pairs."""
-    pairs = parse_qsl(word, keep_blank_values=True, strict_parsing=True, max_num_fields=S3_TAGS_MAX)
+    """As x-amz-tagging has them: URL-encoded pairs. What S3 would refuse at the first close is refused here."""
+    try:
+        pairs = parse_qsl(word, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        raise ValueError("tags are written name=value&name=value, URL-encoded") from None
+    names = [name for name, _ in pairs]
+    if len(pairs) > S3_TAGS_MAX or len(set(names)) < len(names):
+        raise ValueError(f"up to {S3_TAGS_MAX} tags, each name once")
+    for name, value in pairs:
+        if not 1 <= len(name) <= S3_TAG_NAME_MAX or len(value) > S3_TAG_VALUE_MAX or name.lower().startswith("aws:"):
+            raise ValueError("a tag's name has 1 to 128 characters, not aws: at its start, a value up to 256")
+        if not (_TAG(name) and _TAG(value)):
+            raise ValueError("tags are made of letters, digits, blanks and + - = . _ : / @")
     return urlencode(pairs, quote_via=quote)  # not every store reads + as a blank
+
+
+def read_encryption(word: str) -> str:
+    if word not in ENCRYPTIONS:
+        raise ValueError(f"one of {', '.join(ENCRYPTIONS)}")
+    return word
 
 
 def one_of(*words: str) -> Kind:
@@ -179,6 +200,7 @@ FLAG_WORD = Kind("on|off", read_flag, show_flag, (bool,))
 LEVEL = replace(one_of(*LOG_LEVELS), metavar="LEVEL")
 COUNT = Kind("N", read_count, native=(int,))
 TAGS = Kind("K=V&K=V", read_tags)
+ENCRYPTION = Kind("KIND", read_encryption)
 ASKED = one_of("auto", "yes", "no")
 FILE = Kind("FILE", read_path)
 DIR = Kind("DIR", read_path)

@@ -28,8 +28,9 @@ WORDS: dict[str, tuple[str, object]] = {
     words.NAME.metavar: ("eu-west-1", "eu-west-1"),
     words.URL.metavar: ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
     words.COUNT.metavar: ("1000", 1000),
-    words.TAGS.metavar: ("a b=c&d=%26", "a%20b=c&d=%26"),
+    words.TAGS.metavar: ("a b=c&d=%2B", "a%20b=c&d=%2B"),
     words.ASKED.metavar: ("yes", "yes"),
+    words.ENCRYPTION.metavar: ("aws:kms", "aws:kms"),
     "keep|overwrite": ("overwrite", "overwrite"),
     "close|open": ("open", "open"),
 }

@@ -47,3 +47,21 @@ def test_times(word: str, seconds: float) -> None:
 def test_what_is_no_time(word: str) -> None:
     with pytest.raises(ValueError, match="a time"):
         words.read_time(word)
+
+
+def test_tags_are_sent_url_encoded() -> None:
+    assert words.read_tags("a b=c&d=") == "a%20b=c&d="
+
+
+@pytest.mark.parametrize(
+    "word", ["a", "=x", "a=b&a=c", "aws:x=1", "a=%zz", "a=b&", "&".join(f"t{number}=1" for number in range(11)), "a=*"]
+)
+def test_what_a_store_would_refuse_as_tags(word: str) -> None:
+    with pytest.raises(ValueError, match=r"tag"):
+        words.read_tags(word)
+
+
+@pytest.mark.parametrize("word", ["foo", "aes256", "aws:kmss"])
+def test_what_is_no_encryption(word: str) -> None:
+    with pytest.raises(ValueError, match="one of AES256"):
+        words.read_encryption(word)
