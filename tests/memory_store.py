@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 import trio
 
 from s3mount.config import S3_KEY_MAX_BYTES, S3_PART_MIN_BYTES, S3_PARTS_MAX
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.errors import (
     Archived,
     KeyTooLong,
@@ -50,6 +50,7 @@ from s3mount.store.base import (
     Upload,
     UploadLog,
 )
+from tests.paper import PaperInMemory
 
 SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()

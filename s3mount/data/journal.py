@@ -92,22 +92,6 @@ class PaperFile:
         return os.open(path, flags | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-class PaperInMemory:
-    """For a mount that keeps no directory: it can clean up after itself while it lives."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def read(self) -> bytes:
-        return bytes(self.content)
-
-    def append(self, line: bytes) -> None:
-        self.content += line
-
-    def rewrite(self, content: bytes) -> None:
-        self.content[:] = content
-
-
 class Journal:
     """See the module; a `store.base.UploadLog`. `left` are the entries of earlier daemons. Raises OSError when the
     paper cannot be used; later failures to write are logged, and the work goes on."""

@@ -100,7 +100,7 @@ class Findings:
             with trio.fail_after(seconds):
                 found = await probe(self._store, key)
         except AccessDenied as error:
-            self._end(entries)  # who may not write has left nothing
+            self._end(entries)  # the probe has tidied up; what may not be deleted now may not be at the next start
             log.info("store was not probed, it is used as S3 says probe=%s reason=%s", probe.__name__, error)
             return Abilities()
         except (S3MountError, trio.TooSlowError) as error:

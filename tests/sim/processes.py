@@ -7,13 +7,14 @@ from pathlib import Path
 import trio
 
 from s3mount.config import Config
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.data.storage import Storage
 from s3mount.store.base import ObjectStore
 from s3mount.vfs.filesystem import FileSystem
 from tests.kernel_model import Kernel
 from tests.memory_store import MemoryStore, journal_of
+from tests.paper import PaperInMemory
 from tests.unit.files import inline, resting
 
 STAGING_LIMIT_BYTES = 1 << 30

@@ -14,10 +14,11 @@ import pytest
 import trio
 import trio.testing
 
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.errors import NoEntry, S3MountError
 from tests.kernel_model import Kernel
 from tests.memory_store import Call, MemoryStore
+from tests.paper import PaperInMemory
 from tests.sim.failing_store import MODES, FailingStore, Mode
 from tests.sim.oracle import COPIES, Broken, Oracle
 from tests.sim.processes import next_start, process, rest

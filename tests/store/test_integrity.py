@@ -10,11 +10,12 @@ import trio
 from s3mount import errors
 from s3mount.config import MIB, Config
 from s3mount.data.file import File
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.data.storage import Storage
 from s3mount.data.version import Changed, Version
 from s3mount.store.base import ABSENT, Condition, Headers, Stored
 from s3mount.store.s3 import S3Store
+from tests.paper import PaperInMemory
 from tests.proxy import FaultProxy, Rule
 from tests.running import run_trio
 from tests.servers import Server, boto

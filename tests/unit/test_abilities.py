@@ -11,11 +11,14 @@ import pytest
 import trio
 
 from s3mount.config import MIB, Config
+from s3mount.data.journal import Journal
+from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
 from s3mount.store.abilities import Abilities, probe_conditions, probe_parts
 from s3mount.store.base import ObjectStore, Part, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
 from tests.memory_store import Call, MemoryStore
+from tests.paper import PaperInMemory
 from tests.running import run_virtual
 
 ALL_CONDITIONS = Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=True)
@@ -225,6 +228,29 @@ async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
     assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert await Findings(store, CONFIG, tmp_path).conditions() == ALL_CONDITIONS
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(None, 0), (AccessDenied("403", status=403), 0), (Unavailable("503", status=503), 2)]
+)
+@run_virtual
+async def test_the_journal_names_the_scratch_objects_until_they_are_known_to_be_gone(
+    error: StoreError | None, left: int, tmp_path: Path
+) -> None:
+    """A probe may be killed at any moment, or unable to tidy up: the next start deletes what may be there."""
+    store, paper = MemoryStore(), PaperInMemory()
+    journal = Journal(paper)
+    if error is not None:
+        store.fail("copy_part", error)
+    findings = Findings(store, CONFIG, tmp_path, begin=journal.begin_copy, ended=journal.strike)
+    await findings.parts()
+    named = [entry.key for entry in Journal(paper).left]
+    assert len(named) == left
+    for key in named:
+        store.place(key, b"left behind")
+    async with trio.open_nursery() as nursery:
+        await Leftovers(store, Journal(paper), CONFIG, nursery, now_ns=store.now_ns).recover()
+        assert not store.keys("p/.s3mount/probe-")
 
 
 @run_virtual

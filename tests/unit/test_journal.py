@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from s3mount.data.journal import ENTRIES_MAX, RETRY_SECONDS, REWRITE_BYTES, Entry, Journal, PaperFile, PaperInMemory
+from s3mount.data.journal import ENTRIES_MAX, RETRY_SECONDS, REWRITE_BYTES, Entry, Journal, PaperFile
 from s3mount.store.base import Upload
+from tests.paper import PaperInMemory
 
 
 def reopened(path: Path) -> Journal:

@@ -8,10 +8,11 @@ import pytest
 import trio
 
 from s3mount.config import MIB, Config
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
+from tests.paper import PaperInMemory
 from tests.running import run_virtual
 from tests.unit.files import pattern
 

@@ -8,11 +8,12 @@ import pytest
 import trio
 
 from s3mount.config import Config
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, LostReply, NotImplementedByStore, Unavailable
 from s3mount.store.base import Headers, Upload
 from tests.memory_store import Call, MemoryStore
+from tests.paper import PaperInMemory
 from tests.running import run_virtual
 
 NO_HEADERS = Headers()

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from s3mount.config import MIB, Config
-from s3mount.data.journal import Journal, PaperInMemory
+from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.data.orphans import LATE_SECONDS
 from s3mount.data.version import Version
@@ -26,6 +26,7 @@ from s3mount.errors import (
 )
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
+from tests.paper import PaperInMemory
 from tests.running import run_virtual
 from tests.unit.files import created, opened, pattern, storage_on
 
