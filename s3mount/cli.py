@@ -30,12 +30,12 @@ MOUNT_HEAD = """\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
 Returns when it serves. Sizes as 8MiB, times as 5s, [defaults]. Options win over
 variables (S3MOUNT_UMASK=027), variables over the file (umask = "027"). More of
-them, on how objects are written: s3mount mount --help-writing
+them: s3mount mount --help-writing, --help-names
 """
 
-WRITING_HEAD = """\
+TOPIC_HEAD = """\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
-How objects are written; the other options: s3mount mount --help
+{title}; the other options: s3mount mount --help
 """
 
 UMOUNT_HELP = """\
@@ -55,11 +55,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-class _WritingHelp(argparse.Action):
-    """--help of the second screen."""
+class _TopicHelp(argparse.Action):
+    """--help of a further screen; `const` is its topic."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_args: object, **_options: object) -> NoReturn:
-        print(writing_help(), end="")
+        print(topic_help(self.const), end="")
         parser.exit()
 
 
@@ -68,9 +68,9 @@ def mount_help() -> str:
     return MOUNT_HEAD + _lines(settings.ROWS)
 
 
-def writing_help() -> str:
-    """The second screen."""
-    return WRITING_HEAD + _lines(settings.WRITING_ROWS)
+def topic_help(topic: settings.Topic) -> str:
+    """One more screen."""
+    return TOPIC_HEAD.format(title=topic.title) + _lines(topic.rows)
 
 
 def _lines(rows: Sequence[settings.Row]) -> str:
@@ -88,7 +88,8 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
                 mount.add_argument(option.flag, dest=option.name)
         for option in settings.POSITIONAL:
             mount.add_argument(option.name, nargs="?")
-        mount.add_argument("--help-writing", action=_WritingHelp, nargs=0)
+        for topic in settings.TOPICS:
+            mount.add_argument(f"--help-{topic.name}", action=_TopicHelp, nargs=0, const=topic)
         given = vars(mount.parse_intermixed_args(argv[1:]))  # options may stand between the two
         return "mount", {name: word for name, word in given.items() if word is not None}
     if argv and argv[0] == "umount":

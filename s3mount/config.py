@@ -69,6 +69,16 @@ class Config:
     retry_memory_seconds: float = 2.0
     """How long a version that an open found answers the kernel's repetition of that open."""
     read_only: bool = False
+    attributes: Literal["auto", "always", "never"] = "auto"
+    """auto: special attributes are looked for where a flag says that there are some; always: a HEAD for each entry;
+    never: none is read or stored."""
+    xattr: bool = False
+    """With it the kernel asks for an extended attribute before every write(2)."""
+    unlink: Literal["batch", "sync"] = "batch"
+    rename_objects_max: int = 100_000
+    """A directory with more objects below it is not renamed."""
+    public_url: str | None = None
+    """Where a CDN shows the bucket: `s3mount url` gives addresses below it."""
     names_max: int = 2_000_000
     listed_names_max: int = 500_000
     """Names held in listings of directories, over all directories; the least recently used listing goes first."""
@@ -150,6 +160,8 @@ class Config:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
         if self.metadata_ttl_seconds < 0 or self.negative_ttl_seconds < 0:
             raise UsageError("--metadata-ttl and --negative-ttl cannot be negative")
+        if self.xattr and self.attributes == "never":
+            raise UsageError("--xattr stores attributes and --attributes never stores none: choose one")
         if not self.part_size_bytes <= self.file_size_max_bytes <= S3_OBJECT_MAX_BYTES:
             raise UsageError("--max-file-size must be from one part to 5TiB, the largest object")
         if not S3_PART_MIN_BYTES <= self.copy_max_bytes <= S3_COPY_MAX_BYTES:

@@ -144,13 +144,37 @@ WRITING_ROWS = (
     Row("pay for requests to others' buckets [{}]", (Option("requester-pays", FLAG, "requester_pays"),)),
     Row("account, else 403 [{}]", (Option("expected-bucket-owner", NAME, "expected_bucket_owner", "any"),)),
 )
-"""The second screen: how objects are written, for who needs it."""
+NAMES_ROWS = (
+    Row("modes, owners, times [{}]", (Option("attributes", one_of("auto", "always", "never"), "attributes"),)),
+    Row("user.* attributes, slow small writes [{}]", (Option("xattr", FLAG, "xattr"),)),
+    Row("many deletes are sent together [{}]", (Option("unlink", one_of("batch", "sync"), "unlink"),)),
+    Row("objects in a renamed directory [{}]", (Option("rename-limit", COUNT, "rename_objects_max"),)),
+    Row("a CDN's, for `s3mount url` [{}]", (Option("public-url", URL, "public_url", "none"),)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A further screen, for who needs it: `s3mount mount --help-NAME`."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+
+
+TOPICS = (
+    Topic("writing", "How objects are written", WRITING_ROWS),
+    Topic("names", "Names and attributes", NAMES_ROWS),
+)
 
 
 def options() -> Iterator[Option]:
     """Every option that has a flag, in the order of the help screens."""
-    for row in (*ROWS, *WRITING_ROWS):
+    for row in ROWS:
         yield from row.options
+    for topic in TOPICS:
+        for row in topic.rows:
+            yield from row.options
 
 
 def load(given: Mapping[str, str], environ: Mapping[str, str]) -> Config:

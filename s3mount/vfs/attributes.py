@@ -1,10 +1,11 @@
-"""What the kernel is told of an inode and what it asks to change: values, and the modes a mount shows; pure.
+"""What the kernel is told of an inode, what it asks to change, what is stored besides the defaults: values; pure.
 
-Default attributes only: nothing here is stored with an object. Times are nanoseconds since the epoch; an object's
-time is its Last-Modified in whole seconds, because a HEAD tells no more and LIST and HEAD must show the same.
+Times are nanoseconds since the epoch; an object's own time is its Last-Modified in whole seconds, because a HEAD tells
+no more and LIST and HEAD must show the same.
 """
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
@@ -38,6 +39,29 @@ class Attributes(NamedTuple):
     rdev: int
     entry_seconds: float
     attr_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """The attributes of an inode that are not the defaults; None: the default, which each mount chooses for itself.
+
+    `mode` is a whole st_mode, type bits included. `xattrs` are by name, `user.` included.
+    """
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+    ctime_ns: int | None = None
+    rdev: int | None = None
+    xattrs: Mapping[str, bytes] | None = None
+
+    def __bool__(self) -> bool:
+        return self != PLAIN
+
+
+PLAIN = Special()
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,13 +103,16 @@ class Directory:
 
     The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays
     of requests under way, `local` (names whose files were created here and are not in the bucket yet), `marker`
-    (None: not known), `opened` handles and since when, misses within the running lifetime, and the event of a page
+    (None: not known), `flag`: whether the bucket says that attributes here may be special (None: not known), as known
+    at `flag_at`, `opened` handles and since when, misses within the running lifetime, and the event of a page
     being fetched for lookups.
     """
 
     __slots__ = (
         "_overlays",
         "fetching",
+        "flag",
+        "flag_at",
         "listings",
         "local",
         "marker",
@@ -132,6 +135,8 @@ class Directory:
         self.reading: dict[int, Span] = {}
         self.local: set[str] = set()
         self.marker: bool | None = None
+        self.flag: bool | None = None
+        self.flag_at = 0.0
         self.removed = False
         self.opened = 0
         self.opened_since = 0.0

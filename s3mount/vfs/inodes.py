@@ -12,7 +12,7 @@ from hashlib import blake2b
 from s3mount.data.file import File
 from s3mount.errors import NotADirectory, Stale
 from s3mount.store.base import Headers, Listed
-from s3mount.vfs.attributes import ROOT, Ino, whole_seconds
+from s3mount.vfs.attributes import PLAIN, ROOT, Ino, Special, whole_seconds
 from s3mount.vfs.directory import Directory, Listings
 
 NO_HEADERS = Headers()
@@ -79,9 +79,22 @@ class Inode:
     """One inode. `children` and `directory` are for directories; `known`, the version in the bucket, for files.
 
     `fresh_until`: how long the name is believed because it was asked for alone; listings have lifetimes of their own.
+    `special`: what the bucket keeps of it besides the defaults; None: nobody has looked yet, and only name and type may
+    be told.
     """
 
-    __slots__ = ("children", "directory", "fresh_until", "ino", "known", "lookups", "name", "parent", "state")
+    __slots__ = (
+        "children",
+        "directory",
+        "fresh_until",
+        "ino",
+        "known",
+        "lookups",
+        "name",
+        "parent",
+        "special",
+        "state",
+    )
 
     def __init__(self, ino: Ino, parent: "Inode | None", name: str) -> None:
         self.ino = ino
@@ -93,6 +106,7 @@ class Inode:
         self.directory: Directory | None = None
         self.children: dict[str, Inode] | None = None
         self.state: State | None = None
+        self.special: Special | None = PLAIN
 
     def __repr__(self) -> str:
         kind = "directory" if self.directory else "file"

@@ -117,7 +117,10 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "install fuse3" in said(capsys)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["mount", "--help"], ["mount", "--help-writing"], ["umount", "-h"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["mount", "--help"], ["umount", "-h"], *(["mount", f"--help-{t.name}"] for t in settings.TOPICS)],
+)
 def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(argv)
@@ -128,7 +131,7 @@ def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("flag", "rows"), [("--help", settings.ROWS), ("--help-writing", settings.WRITING_ROWS)], ids=["help", "writing"]
+    ("flag", "rows"), [("--help", settings.ROWS), *((f"--help-{t.name}", t.rows) for t in settings.TOPICS)]
 )
 def test_help_names_every_option_with_its_default(
     flag: str, rows: tuple[settings.Row, ...], capsys: pytest.CaptureFixture[str]

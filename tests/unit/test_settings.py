@@ -33,6 +33,8 @@ WORDS: dict[str, tuple[str, object]] = {
     words.ENCRYPTION.metavar: ("aws:kms", "aws:kms"),
     "keep|overwrite": ("overwrite", "overwrite"),
     "close|open": ("open", "open"),
+    "auto|always|never": ("always", "always"),
+    "batch|sync": ("sync", "sync"),
 }
 
 # Values that are only good beside another, or not by the general word.
