@@ -44,7 +44,8 @@ class Ahead:
                 return
             start, stop = storage.grid.part(1) if stream is None else stream.grid.part(stream.next)
             self.look_bytes = stop + 1
-            if layers.size <= stop:
+            # A file that ends with its first part is one PUT. Space that runs short cannot wait for a byte more.
+            if layers.size < stop or (layers.size == stop and (stream is None or not storage.budget.short)):
                 return
             if stream is None and not storage.worth_streaming(layers.size):
                 return
@@ -61,6 +62,10 @@ class Ahead:
                 multipart = Multipart(storage.store, storage.nursery, syncing.key, syncing.headers, syncing.condition)
                 stream = syncing.stream = Stream(storage, layers, multipart, returns=self.returns)
             stream.begin_next()
+
+    def lacking(self) -> int:
+        """How many bytes more make a part full that can be sent where space is short; many when none will."""
+        return self.look_bytes - 1 - self._layers.size
 
     def leave(self) -> None:
         """No part is wanted any more."""

@@ -1,9 +1,10 @@
 """How much the staging log may hold, and in which order writers get the rest of it when it runs short.
 
 Knows no files and no bytes. Up to three quarters of the limit a write is let through at once. From there on, writers
-wait in line and are let through one after another as uploads free space. When nothing in flight can free any, or
-nothing was freed within the stall deadline, the line moves by what is left of the limit, and a writer who does not fit
-is refused.
+wait in line and are let through one after another as uploads free space. The last of the limit, a part and a write, is
+for the file that lacks the fewest bytes to a part it can send, for that frees space again: shared evenly it would
+complete nobody's; and the last write's worth of it is for one that completes a part. When nothing in flight can free
+any, or nothing was freed within the stall deadline, who does not fit into what is left is refused.
 """
 
 from collections import deque
@@ -15,13 +16,18 @@ import trio
 from s3mount.errors import StagingFull
 
 
+def _nothing() -> int:
+    return 0
+
+
 class Waiter:
-    """One write in line. `refused` or let through once `woken` is set."""
+    """One write in line. `refused` or let through once `woken` is set. `lacking()`: bytes its file lacks to a part."""
 
-    __slots__ = ("give_up", "refused", "size", "woken")
+    __slots__ = ("give_up", "lacking", "refused", "size", "woken")
 
-    def __init__(self, size: int, give_up: Callable[[], None]) -> None:
+    def __init__(self, size: int, give_up: Callable[[], None], lacking: Callable[[], int]) -> None:
         self.size = size
+        self.lacking = lacking
         self.give_up = give_up
         self.refused = False
         self.woken = trio.Event()
@@ -30,13 +36,23 @@ class Waiter:
 class Budget:
     """See the module."""
 
-    def __init__(self, limit_bytes: int, *, stall_seconds: float, reclaim: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        stall_seconds: float,
+        reclaim: Callable[[int], None],
+        part_bytes: int = 0,
+        write_bytes: int = 0,
+    ) -> None:
         # The mutable state: live_bytes in the log; reserved_bytes of writes let through that have not appended yet;
         # freeing, the number of operations in flight that free space when they end; the line; credit, bytes freed
         # since the line formed that nobody got yet; when bytes were last freed; until when the disk is thought full, so
         # that memory is all there is. live + reserved <= limit.
         self._limit_bytes = limit_bytes
         self._pace_bytes = limit_bytes * 3 // 4
+        self._turns_bytes = max(self._pace_bytes, limit_bytes - part_bytes - write_bytes)
+        self._write_bytes = write_bytes
         self._stall_seconds = stall_seconds
         self._reclaim = reclaim
         self.when_idle: Callable[[], object] = _nothing
@@ -69,7 +85,7 @@ class Budget:
         """Whether a write of `size` bytes may append at once, without `admit`."""
         return not self._line and self.live_bytes + self.reserved_bytes + size <= self._pace_bytes
 
-    async def admit(self, size: int, give_up: Callable[[], None]) -> None:
+    async def admit(self, size: int, give_up: Callable[[], None], *, lacking: Callable[[], int] = _nothing) -> None:
         """Wait for `size` bytes, which are then reserved. Raises StagingFull, after `give_up` was called."""
         over = self.live_bytes + self.reserved_bytes + size - self._pace_bytes
         if over > 0:
@@ -80,7 +96,7 @@ class Budget:
         if not self._line:
             self._credit = 0
             self._freed_seconds = trio.current_time()
-        waiter = Waiter(size, give_up)
+        waiter = Waiter(size, give_up, lacking)
         self._line.append(waiter)
         self._move()
         try:
@@ -92,7 +108,7 @@ class Budget:
                     and self._line[0] is waiter
                     and trio.current_time() >= self._freed_seconds + self._stall_seconds
                 ):
-                    self._settle_head()
+                    self._settle_one()
                 elif not waiter.woken.is_set():
                     # Those before us have reached the deadline too and are about to run.
                     await trio.lowlevel.checkpoint()
@@ -143,27 +159,40 @@ class Budget:
         """Let through whom we can."""
         while self._line:
             used = self.live_bytes + self.reserved_bytes
-            size = self._line[0].size
-            if used + size <= self._pace_bytes or (self._credit >= size and used + size <= self._limit_bytes):
+            first = self._line[0]
+            if used + first.size > self._turns_bytes:
+                first = self._nearest
+            size = first.size
+            if used + size <= self._pace_bytes or (self._credit >= size and used + size <= self._limit_of(first)):
                 self._credit = max(0, self._credit - size)
-                self._pass(self._line.popleft())
+                self._line.remove(first)
+                self._pass(first)
             elif not self.freeing and not self.reserved_bytes:
                 # What the writer before did may have begun an upload: one at a time.
-                self._settle_head()
+                self._settle_one()
                 return
             else:
                 return
 
-    def _settle_head(self) -> None:
-        """Nothing will free space for the first in line: what is left of the limit, or no."""
-        waiter = self._line[0]
-        over = self.live_bytes + self.reserved_bytes + waiter.size - self._limit_bytes
+    @property
+    def _nearest(self) -> Waiter:
+        """Whose file lacks least; the first in line of those who lack as little."""
+        return min(self._line, key=_lacking)
+
+    def _limit_of(self, waiter: Waiter) -> int:
+        return self._limit_bytes if waiter.lacking() <= waiter.size else self._limit_bytes - self._write_bytes
+
+    def _settle_one(self) -> None:
+        """Nothing will free space for those in line: what is left of the limit for one of them, or no."""
+        waiter = self._nearest
+        limit_bytes = self._limit_of(waiter)
+        over = self.live_bytes + self.reserved_bytes + waiter.size - limit_bytes
         if over > 0:
             self._reclaim(over)
         if waiter.woken.is_set():
             return  # the reclaimed bytes let it through
-        self._line.popleft()
-        if self.live_bytes + self.reserved_bytes + waiter.size <= self._limit_bytes:
+        self._line.remove(waiter)
+        if self.live_bytes + self.reserved_bytes + waiter.size <= limit_bytes:
             self._pass(waiter)
             return
         waiter.refused = True
@@ -177,5 +206,5 @@ class Budget:
         waiter.woken.set()
 
 
-def _nothing() -> None:
-    return
+def _lacking(waiter: Waiter) -> int:
+    return waiter.lacking()

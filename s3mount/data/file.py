@@ -238,7 +238,7 @@ class File:
         storage = self._storage
         size = len(view)
         self._ahead.send()
-        await storage.budget.admit(size, self._poison_full)
+        await storage.budget.admit(size, self._poison_full, lacking=self._ahead.lacking)
         try:
             try:
                 await storage.staging.wait_for_memory(size)

@@ -29,6 +29,9 @@ from s3mount.store.base import ObjectStore
 PUT_MAX_BYTES = 16 * 1024 * 1024
 """Larger objects than this are one PUT only if one part holds them."""
 
+WRITE_MAX_BYTES = 1024 * 1024
+"""What one WRITE of the kernel brings at most (FUSE_MAX_MAX_PAGES)."""
+
 
 def _random_token() -> str:
     return secrets.token_hex(4)
@@ -69,6 +72,8 @@ class Storage:
             # A part may be sent again as often as the store does before it gives up.
             stall_seconds=config.stall_timeout_seconds * config.attempts_max,
             reclaim=self.reclaim,
+            part_bytes=config.part_size_bytes,
+            write_bytes=WRITE_MAX_BYTES,
         )
         self.staging = Staging(
             nursery,

@@ -376,6 +376,44 @@ async def test_when_nothing_can_free_space_the_rest_is_used_and_then_refused() -
 
 
 @run_virtual
+async def test_the_last_of_the_limit_goes_to_the_file_that_is_nearest_to_a_part() -> None:
+    """Two files of 40 bytes each, whose first parts stay: shared evenly, what is left completes the part of neither."""
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None, part_bytes=20, write_bytes=5)
+    budget.used(80)
+    lacks = {"near": 10, "far": 15}
+    order: list[str] = []
+
+    async def write(name: str) -> None:
+        await budget.admit(5, lambda: None, lacking=lambda: lacks[name])
+        budget.used(5)
+        lacks[name] -= 5
+        order.append(name)
+        if not lacks[name]:
+            budget.will_free()  # the part is being sent
+        budget.unreserve(5)
+
+    async with trio.open_nursery() as nursery:
+        budget.will_free()
+        for name in ("far", "far", "far", "near", "near"):
+            nursery.start_soon(write, name)
+            await wait_all_tasks_blocked()
+        assert order == []
+        budget.will_free_no_more()
+        await wait_all_tasks_blocked()
+        assert order == ["near", "near"]
+        budget.freed(20)
+
+
+@run_virtual
+async def test_the_last_write_is_for_one_that_completes_a_part() -> None:
+    budget = Budget(100, stall_seconds=30, reclaim=lambda _: None, part_bytes=20, write_bytes=5)
+    budget.used(94)
+    with pytest.raises(StagingFull):
+        await budget.admit(5, lambda: None, lacking=lambda: 6)
+    await budget.admit(5, lambda: None, lacking=lambda: 5)
+
+
+@run_virtual
 async def test_a_writer_that_waits_longer_than_the_stall_deadline_is_refused() -> None:
     budget = Budget(100, stall_seconds=30, reclaim=lambda _: None)
     budget.used(95)
