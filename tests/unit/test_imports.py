@@ -35,6 +35,7 @@ PURE = (
     "vfs.attributes",
     "vfs.keys",
     "vfs.mediatypes",
+    "vfs.metadata",
     "data.extents",
     "data.grid",
     "data.journal",
