@@ -1,0 +1,149 @@
+"""Attributes go between s3fs and us through the bucket, both ways: modes, owners, times, links, xattrs, directories.
+
+s3fs is the real one, mounted here; our side is what is read from and written to the metadata of objects. Directories
+are tried on moto: SeaweedFS drops what a marker carries (measured), s3fs's own too.
+"""
+
+import os
+import secrets
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from s3mount.vfs.attributes import SECOND_NS, Special
+from s3mount.vfs.metadata import metadata_with, special_of
+from tests.e2e.mounting import START_SECONDS, Place
+from tests.e2e.watchdog import Watchdog, connection_of, detach
+from tests.servers import Server, make_bucket
+
+MTIME_NS = 1_234_567_890 * SECOND_NS + 50_000_000
+"""A fraction with a leading zero, which is where two readings of it differ."""
+ATIME_NS = MTIME_NS + 1
+XATTRS = {"user.a": b'\0\xff,:"', "user.\u00e4 b+%": b"2"}
+
+S3fs = Callable[[Place], Path]
+
+
+@pytest.fixture
+def s3fs(tmp_path: Path, watchdog: Watchdog) -> Iterator[S3fs]:
+    """Mounts one place with s3fs."""
+    root, log = tmp_path / "s3fs", tmp_path / "s3fs.log"
+    processes = []
+
+    def start(place: Place) -> Path:
+        root.mkdir()
+        password = tmp_path / "password"
+        password.touch(0o600)
+        password.write_text(f"{place.server.access_key}:{place.server.secret_key}\n")
+        place.put("", ContentType="application/x-directory")
+        options = f"url={place.server.endpoint_url},endpoint={place.server.region},passwd_file={password}"
+        command = ["s3fs", f"{place.bucket}:/{place.prefix.rstrip('/')}", str(root), "-f", "-o", options]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, "-o", "use_path_request_style,use_xattr"], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        processes.append(process)
+        watchdog.guard(process.pid, root, tmp_path / "no-stacks")
+        deadline = time.monotonic() + START_SECONDS
+        while connection_of(root) is None:
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.01)
+        return root
+
+    yield start
+    for process in processes:
+        detach(root)
+        process.terminate()
+        process.wait(20)
+        watchdog.unguard(process.pid)
+
+
+@pytest.fixture
+def moto_place(moto_server: Server) -> Place:
+    return Place(moto_server, make_bucket(moto_server, f"s3fs-{secrets.token_hex(4)}"), "below/")
+
+
+def said(place: Place, name: str) -> Special:
+    """What we read of an object."""
+    return special_of(place.head(name)["Metadata"])
+
+
+def say(place: Place, name: str, special: Special, body: bytes = b"", **headers: str) -> None:
+    """Store an object with attributes as we write them."""
+    place.put(name, body, Metadata=metadata_with({"colour": "red"}, special), **headers)
+
+
+def test_what_s3fs_stores_of_files_is_read(place: Place, s3fs: S3fs) -> None:
+    root = s3fs(place)
+    (root / "file").write_bytes(b"body")
+    os.chown(root / "file", 1234, 4321)
+    os.chmod(root / "file", 0o2751)
+    for name, value in XATTRS.items():
+        os.setxattr(root / "file", name, value)
+    os.utime(root / "file", ns=(ATIME_NS, MTIME_NS))
+    found = said(place, "file")
+    assert found == Special(stat.S_IFREG | 0o2751, 1234, 4321, MTIME_NS, ATIME_NS, found.ctime_ns, None, XATTRS)
+    shown = os.stat(root / "file")
+    assert found.ctime_ns == shown.st_ctime_ns
+    assert (found.mode, found.mtime_ns, found.atime_ns) == (shown.st_mode, shown.st_mtime_ns, shown.st_atime_ns)
+
+
+def test_what_s3fs_stores_of_links_and_special_files_is_read(place: Place, s3fs: S3fs) -> None:
+    root = s3fs(place)
+    os.symlink("target/\u00e4 x", root / "link")
+    os.mkfifo(root / "fifo", 0o640)
+    os.mknod(root / "socket", stat.S_IFSOCK | 0o600)
+    assert said(place, "link").mode == stat.S_IFLNK | 0o777
+    assert place.get("link") == "target/\u00e4 x".encode()
+    assert said(place, "fifo").mode == stat.S_IFIFO | (os.stat(root / "fifo").st_mode & 0o777)
+    assert said(place, "socket").mode == stat.S_IFSOCK | (os.stat(root / "socket").st_mode & 0o777)
+
+
+def test_what_s3fs_stores_of_directories_is_read(moto_place: Place, s3fs: S3fs) -> None:
+    root = s3fs(moto_place)
+    os.mkdir(root / "dir", 0o700)
+    os.chown(root / "dir", 5, 6)
+    os.chmod(root / "dir", 0o3750)
+    os.setxattr(root / "dir", "user.d", b"1")
+    os.utime(root / "dir", ns=(ATIME_NS, MTIME_NS))
+    found = said(moto_place, "dir/")
+    assert found == Special(stat.S_IFDIR | 0o3750, 5, 6, MTIME_NS, ATIME_NS, found.ctime_ns, None, {"user.d": b"1"})
+
+
+def test_s3fs_shows_what_we_store_of_files(place: Place, s3fs: S3fs) -> None:
+    special = Special(stat.S_IFREG | 0o4711, 1234, 4321, MTIME_NS, ATIME_NS, MTIME_NS + 2, None, XATTRS)
+    say(place, "file", special, b"body")
+    say(place, "d/seconds", Special(mtime_ns=7 * SECOND_NS))
+    root = s3fs(place)
+    shown = os.stat(root / "file")
+    assert (shown.st_mode, shown.st_uid, shown.st_gid, shown.st_size) == (stat.S_IFREG | 0o4711, 1234, 4321, 4)
+    assert (shown.st_mtime_ns, shown.st_atime_ns, shown.st_ctime_ns) == (MTIME_NS, ATIME_NS, MTIME_NS + 2)
+    assert set(os.listxattr(root / "file")) == XATTRS.keys()
+    assert {name: os.getxattr(root / "file", name) for name in XATTRS} == XATTRS
+    os.chmod(root / "file", 0o600)
+    changed = said(place, "file")
+    assert (changed.mode, changed.mtime_ns, changed.xattrs) == (stat.S_IFREG | 0o600, MTIME_NS, XATTRS)
+    assert place.head("file")["Metadata"]["colour"] == "red"
+
+
+def test_s3fs_shows_links_and_special_files_of_ours(place: Place, s3fs: S3fs) -> None:
+    say(place, "link", Special(mode=stat.S_IFLNK | 0o777), "target/\u00e4 x".encode())
+    say(place, "fifo", Special(mode=stat.S_IFIFO | 0o640))
+    say(place, "socket", Special(mode=stat.S_IFSOCK | 0o600))
+    root = s3fs(place)
+    assert os.readlink(root / "link") == "target/\u00e4 x"
+    assert os.stat(root / "fifo").st_mode == stat.S_IFIFO | 0o640
+    assert os.stat(root / "socket").st_mode == stat.S_IFSOCK | 0o600
+
+
+def test_s3fs_shows_directories_of_ours(moto_place: Place, s3fs: S3fs) -> None:
+    special = Special(stat.S_IFDIR | 0o2750, 5, 6, MTIME_NS)
+    say(moto_place, "dir/", special, ContentType="application/x-directory")
+    shown = os.stat(s3fs(moto_place) / "dir")
+    assert (shown.st_mode, shown.st_uid, shown.st_gid) == (stat.S_IFDIR | 0o2750, 5, 6)
+    assert shown.st_mtime_ns == MTIME_NS
