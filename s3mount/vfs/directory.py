@@ -1,101 +1,26 @@
-"""What this mount knows of directories' contents: spans of listings, how long they are believed, how own changes
-enter.
+"""What this mount knows of one directory's contents: spans of listings, how own changes enter, when to ask for more.
 
-Synchronous; knows neither requests nor inodes. A `Span` is what one LIST page told of the slots `(start, stop]` (see
-`keys`). Invariants: the pages of a directory do not overlap and come from walks, each read in order, so they know
-both keys of every name in their range; windows were read from the middle and have `holes`, names they cannot tell of.
-Everything own that changes a name goes through `note` in the same step as the dentry, and into the overlay of every
-request under way, so that an answer that was on its way is corrected when it arrives. Listings are forgotten least
-recently used first, by names held in all.
+Synchronous; knows neither requests nor inodes. Invariants: the pages of a directory do not overlap and come from walks,
+each read in order, so they know both keys of every name in their range; windows were read from the middle and have
+`holes`, names they cannot tell of. Everything own that changes a name goes through `note` in the same step as the
+dentry, and into the overlay of every request under way, so that an answer that was on its way is corrected when it
+arrives.
 """
 
 from bisect import bisect_right, insort
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import trio
 
 from s3mount.store.base import Listed
-from s3mount.vfs.keys import BEGIN, END, LOCAL, TWIN_SUFFIX, Entry, just_before, slot
+from s3mount.vfs.keys import BEGIN, END, LOCAL, Entry, just_before, slot
+from s3mount.vfs.listings import Listings
+from s3mount.vfs.spans import Span, put_carry
 
 WINDOWS_MAX = 4
-REMOVED_MAX = 10_000
 HITS_WORTH_A_PAGE = 16
 """A lookup window that answered so many lookups shows that somebody asks for names in order."""
-
-
-class Step(NamedTuple):
-    """Where a walk goes on: after which slot, with which token of the store, and the files that the page before left
-    open."""
-
-    start: str
-    token: str | None
-    carry: dict[str, Listed]
-
-
-FIRST_STEP = Step(BEGIN, None, {})
-
-
-class Span:
-    """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them."""
-
-    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "start", "stop", "token")
-
-    def __init__(
-        self,
-        start: str,
-        stop: str,
-        entries: dict[str, Entry],
-        *,
-        fetched: float,
-        token: str | None = None,
-        carry: dict[str, Listed] | None = None,
-        holes: frozenset[str] = frozenset(),
-    ) -> None:
-        self.start = start
-        self.stop = stop
-        self.entries = entries
-        self.fetched = fetched
-        self.token = token
-        self.carry: dict[str, Listed] = {} if carry is None else carry
-        self.holes = holes
-        self.hits = 0
-        self._order: list[str] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Span ({self.start!r}, {self.stop[:20]!r}] {len(self.entries)} names>"
-
-    @property
-    def next(self) -> Step:
-        return Step(self.stop, self.token, self.carry)
-
-    def tells_of(self, name: str, position: str) -> bool:
-        if not self.start < position <= self.stop:
-            return False
-        # A window began behind files that it has not seen, and behind those that stand under a suffix now.
-        return not self.holes or (name not in self.holes and not name.endswith(TWIN_SUFFIX))
-
-    def put(self, name: str, entry: Entry | None) -> int:
-        """Take over an own change; returns by how many names the span grew."""
-        if name in self.holes:
-            self.holes -= {name}
-        before = len(self.entries)
-        if entry is None:
-            self.entries.pop(name, None)
-        else:
-            self.entries[name] = entry
-        if len(self.entries) != before:
-            self._order = None
-        return len(self.entries) - before
-
-    def after(self, position: str) -> list[str]:
-        """The slots that follow `position`, in order."""
-        if self._order is None:
-            self._order = sorted(map(slot, self.entries))
-        first = bisect_right(self._order, position)
-        return self._order[first:] if first else self._order
 
 
 class Directory:
@@ -127,7 +52,7 @@ class Directory:
         "windows",
     )
 
-    def __init__(self, prefix: str, listings: "Listings") -> None:
+    def __init__(self, prefix: str, listings: Listings) -> None:
         self.prefix = prefix
         self.listings = listings
         self.pages: list[Span] = []
@@ -211,15 +136,15 @@ class Directory:
     def add_page(self, span: Span) -> None:
         """Take over a page of a walk; what it overlaps was older."""
         for old in [old for old in self.pages if old.start < span.stop and span.start < old.stop]:
-            self._drop(old)
+            self.listings.drop(old)
         insort(self.pages, span, key=_start)
-        self.listings.added(self, span)
+        self.listings.added(self.pages, span)
 
     def add_window(self, span: Span) -> None:
         if len(self.windows) == WINDOWS_MAX:
-            self._drop(self.windows[0])
+            self.listings.drop(self.windows[0])
         self.windows.append(span)
-        self.listings.added(self, span)
+        self.listings.added(self.windows, span)
 
     def note(self, name: str, entry: Entry | None, *, own: bool = True) -> None:
         """Take over what is known of one name now: an own change, or (own=False) what an answer told."""
@@ -237,7 +162,7 @@ class Directory:
                 if position <= span.stop:
                     grown += span.put(name, entry)
                 elif name in span.carry or (isinstance(entry, Listed) and span.start < name <= span.stop):
-                    _put_carry(span.carry, name, entry)
+                    put_carry(span.carry, name, entry)
         for span in self.windows:
             if span.start < position <= span.stop:
                 grown += span.put(name, entry)
@@ -245,7 +170,7 @@ class Directory:
             if span.start < position <= span.stop:
                 span.put(name, entry)  # of a page in `pages` for the second time, which changes nothing
             elif name in span.carry:
-                _put_carry(span.carry, name, entry)
+                put_carry(span.carry, name, entry)
         if grown:
             self.listings.grew(grown)
 
@@ -283,16 +208,13 @@ class Directory:
             if span.start < position <= span.stop:
                 span.put(name, entry)
             elif name in span.carry:
-                _put_carry(span.carry, name, entry)
+                put_carry(span.carry, name, entry)
         return span
 
     def forget_all(self) -> None:
         """Drop every span: after something that changed keys wholesale."""
         for span in self.pages + self.windows:
-            self._drop(span)
-
-    def _drop(self, span: Span) -> None:
-        self.listings.dropped(self, span)
+            self.listings.drop(span)
 
     # when to ask for a page
 
@@ -326,61 +248,5 @@ class Directory:
         return None
 
 
-class Listings:
-    """All directories' spans, the limit on the names they hold together, and the prefixes removed here.
-
-    The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
-    mount removed, with the time when they were last known to be without keys; some stores go on listing them.
-    """
-
-    def __init__(
-        self, *, names_max: int, ttl_seconds: float, negative_ttl_seconds: float, walk_ttl_seconds: float
-    ) -> None:
-        self.names_max = names_max
-        self.ttl_seconds = ttl_seconds
-        self.negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
-        self.walk_ttl_seconds = walk_ttl_seconds
-        self.names = 0
-        self.removed: OrderedDict[str, float] = OrderedDict()
-        self._used: OrderedDict[int, tuple[Directory, Span]] = OrderedDict()
-
-    def touch(self, span: Span) -> None:
-        self._used.move_to_end(id(span))
-
-    def added(self, directory: Directory, span: Span) -> None:
-        self._used[id(span)] = (directory, span)
-        # a span counts for itself too, or a walk over empty directories would have no limit
-        self.grew(len(span.entries) + 1)
-
-    def grew(self, names: int) -> None:
-        self.names += names
-        while self.names > self.names_max and len(self._used) > 1:
-            directory, span = next(iter(self._used.values()))
-            self.dropped(directory, span)
-
-    def dropped(self, directory: Directory, span: Span) -> None:
-        if self._used.pop(id(span), None) is None:
-            return
-        self.names -= len(span.entries) + 1
-        spans = directory.pages if span in directory.pages else directory.windows
-        spans.remove(span)
-
-    def prefix_removed(self, prefix: str, now: float) -> None:
-        self.removed[prefix] = now
-        self.removed.move_to_end(prefix)
-        if len(self.removed) > REMOVED_MAX:
-            self.removed.popitem(last=False)
-
-    def prefix_exists(self, prefix: str) -> None:
-        self.removed.pop(prefix, None)
-
-
 def _start(span: Span) -> str:
     return span.start
-
-
-def _put_carry(carry: dict[str, Listed], name: str, entry: Entry | None) -> None:
-    if isinstance(entry, Listed):
-        carry[name] = entry
-    else:
-        carry.pop(name, None)

@@ -14,11 +14,11 @@ from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import Caller, Fh
-from s3mount.vfs.directory import Span
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
 from s3mount.vfs.lookup import known, require
+from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
 
 KEYS_BESIDE = 3

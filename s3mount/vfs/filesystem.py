@@ -18,7 +18,6 @@ from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
-from s3mount.vfs.directory import FIRST_STEP
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import check_key, decode
@@ -26,6 +25,7 @@ from s3mount.vfs.lookup import resolve
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.reading import Emit, Readings
 from s3mount.vfs.rename import rename
+from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.tree import Tree
 
 STATFS = StatFs()

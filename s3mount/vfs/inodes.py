@@ -13,7 +13,8 @@ from s3mount.data.file import File
 from s3mount.errors import NotADirectory, Stale
 from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import PLAIN, ROOT, Ino, Special, whole_seconds
-from s3mount.vfs.directory import Directory, Listings
+from s3mount.vfs.directory import Directory
+from s3mount.vfs.listings import Listings
 
 NO_HEADERS = Headers()
 RESERVED_NUMBERS = 2

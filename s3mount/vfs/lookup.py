@@ -12,10 +12,10 @@ import trio
 from s3mount.config import S3_KEY_MAX_BYTES
 from s3mount.errors import NoEntry, NotFound, S3MountError
 from s3mount.store.base import Listed, ObjectInfo, Page
-from s3mount.vfs.directory import Span
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name, is_reserved, read_subtree
 from s3mount.vfs.pages import list_around
+from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
 
 PROBE_KEYS = 10

@@ -8,8 +8,9 @@ shown.
 import trio
 
 from s3mount.errors import BadReply, S3MountError
-from s3mount.vfs.directory import FIRST_STEP, Directory, Span, Step
+from s3mount.vfs.directory import Directory
 from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, escaped, hidden_behind, read_page
+from s3mount.vfs.spans import FIRST_STEP, Span, Step
 from s3mount.vfs.tree import Tree
 
 GHOST_REQUESTS_MAX = 16

@@ -12,10 +12,10 @@ import trio
 
 from s3mount.errors import BadHandle
 from s3mount.vfs.attributes import Attributes, Fh
-from s3mount.vfs.directory import FIRST_STEP, Span, Step
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, END
 from s3mount.vfs.pages import fetch_page
+from s3mount.vfs.spans import FIRST_STEP, Span, Step
 from s3mount.vfs.tree import Tree
 
 Emit = Callable[[bytes, Attributes, int], bool]

@@ -18,9 +18,10 @@ from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
 from s3mount.vfs.attributes import DIRECTORY_LINKS, Attributes, whole_seconds
-from s3mount.vfs.directory import Directory, Listings
+from s3mount.vfs.directory import Directory
 from s3mount.vfs.inodes import Inode, Inodes
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
+from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
 
 log = logging.getLogger(__name__)

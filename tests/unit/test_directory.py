@@ -3,8 +3,10 @@
 import random
 
 from s3mount.store.base import Listed
-from s3mount.vfs.directory import Directory, Listings, Span
+from s3mount.vfs.directory import Directory
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, LOCAL, Entry, hidden_behind, slot
+from s3mount.vfs.listings import Listings
+from s3mount.vfs.spans import Span
 
 NOW = 1000.0
 

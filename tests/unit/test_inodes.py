@@ -6,8 +6,8 @@ import pytest
 
 from s3mount.errors import NotADirectory, Stale
 from s3mount.store.base import Listed
-from s3mount.vfs.directory import Listings
 from s3mount.vfs.inodes import Inode, Inodes
+from s3mount.vfs.listings import Listings
 
 SECOND_NS = 1_000_000_000
 

@@ -1,0 +1,59 @@
+"""All directories' spans together: how many names they hold, which go first, how long they are believed.
+
+Synchronous; knows no directory, only the lists that hold spans. Spans are forgotten least recently used first, by names
+held in all.
+"""
+
+from collections import OrderedDict
+
+from s3mount.vfs.spans import Span
+
+REMOVED_MAX = 10_000
+
+
+class Listings:
+    """All directories' spans, the limit on the names they hold together, and the prefixes removed here.
+
+    The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
+    mount removed, with the time when they were last known to be without keys; some stores go on listing them.
+    """
+
+    def __init__(
+        self, *, names_max: int, ttl_seconds: float, negative_ttl_seconds: float, walk_ttl_seconds: float
+    ) -> None:
+        self.names_max = names_max
+        self.ttl_seconds = ttl_seconds
+        self.negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
+        self.walk_ttl_seconds = walk_ttl_seconds
+        self.names = 0
+        self.removed: OrderedDict[str, float] = OrderedDict()
+        self._used: OrderedDict[int, tuple[list[Span], Span]] = OrderedDict()
+
+    def touch(self, span: Span) -> None:
+        self._used.move_to_end(id(span))
+
+    def added(self, spans: list[Span], span: Span) -> None:
+        self._used[id(span)] = (spans, span)
+        # a span counts for itself too, or a walk over empty directories would have no limit
+        self.grew(len(span.entries) + 1)
+
+    def grew(self, names: int) -> None:
+        self.names += names
+        while self.names > self.names_max and len(self._used) > 1:
+            self.drop(next(iter(self._used.values()))[1])
+
+    def drop(self, span: Span) -> None:
+        """Forget the span, and take it out of the list that holds it."""
+        spans, _ = self._used.pop(id(span), (None, None))
+        if spans is not None:
+            self.names -= len(span.entries) + 1
+            spans.remove(span)
+
+    def prefix_removed(self, prefix: str, now: float) -> None:
+        self.removed[prefix] = now
+        self.removed.move_to_end(prefix)
+        if len(self.removed) > REMOVED_MAX:
+            self.removed.popitem(last=False)
+
+    def prefix_exists(self, prefix: str) -> None:
+        self.removed.pop(prefix, None)

@@ -1,0 +1,91 @@
+"""`Span`: what one LIST page told of the slots `(start, stop]` of a directory (see `keys`); `Step`: where the next page
+begins.
+
+Synchronous; knows neither requests nor inodes nor lifetimes. The state of a span is its entries, which own changes
+enter, and its `holes`: names of its range that it cannot tell of. Spans of walks have none.
+"""
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from s3mount.store.base import Listed
+from s3mount.vfs.keys import BEGIN, TWIN_SUFFIX, Entry, slot
+
+
+class Step(NamedTuple):
+    """Where a walk goes on: after which slot, with which token of the store, and the files that the page before left
+    open."""
+
+    start: str
+    token: str | None
+    carry: dict[str, Listed]
+
+
+FIRST_STEP = Step(BEGIN, None, {})
+
+
+class Span:
+    """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them."""
+
+    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "start", "stop", "token")
+
+    def __init__(
+        self,
+        start: str,
+        stop: str,
+        entries: dict[str, Entry],
+        *,
+        fetched: float,
+        token: str | None = None,
+        carry: dict[str, Listed] | None = None,
+        holes: frozenset[str] = frozenset(),
+    ) -> None:
+        self.start = start
+        self.stop = stop
+        self.entries = entries
+        self.fetched = fetched
+        self.token = token
+        self.carry: dict[str, Listed] = {} if carry is None else carry
+        self.holes = holes
+        self.hits = 0
+        self._order: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Span ({self.start!r}, {self.stop[:20]!r}] {len(self.entries)} names>"
+
+    @property
+    def next(self) -> Step:
+        return Step(self.stop, self.token, self.carry)
+
+    def tells_of(self, name: str, position: str) -> bool:
+        if not self.start < position <= self.stop:
+            return False
+        # A window began behind files that it has not seen, and behind those that stand under a suffix now.
+        return not self.holes or (name not in self.holes and not name.endswith(TWIN_SUFFIX))
+
+    def put(self, name: str, entry: Entry | None) -> int:
+        """Take over an own change; returns by how many names the span grew."""
+        if name in self.holes:
+            self.holes -= {name}
+        before = len(self.entries)
+        if entry is None:
+            self.entries.pop(name, None)
+        else:
+            self.entries[name] = entry
+        if len(self.entries) != before:
+            self._order = None
+        return len(self.entries) - before
+
+    def after(self, position: str) -> list[str]:
+        """The slots that follow `position`, in order."""
+        if self._order is None:
+            self._order = sorted(map(slot, self.entries))
+        first = bisect_right(self._order, position)
+        return self._order[first:] if first else self._order
+
+
+def put_carry(carry: dict[str, Listed], name: str, entry: Entry | None) -> None:
+    if isinstance(entry, Listed):
+        carry[name] = entry
+    else:
+        carry.pop(name, None)
