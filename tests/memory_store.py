@@ -3,11 +3,11 @@
 Held to the same contract suite as the real stores (tests/store/test_contract.py). Every call is one checkpoint before
 its effect and one after it; the effect itself is atomic. Nothing is retried in here: a fault that a test orders reaches
 the caller. Switches of the constructor make it one of the stores that lack abilities, as they do: equal parts as on
-R2, fewer parts, copies of parts and conditions refused or ignored.
+R2, fewer parts, copies of parts and conditions refused or ignored, lists in the order of a tree as on SeaweedFS.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
-uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in UTF-8 order, or None when a mutation outdated it),
-the counters (`refusals`: what a lacking ability has cost), and the faults.
+uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in the order of lists, or None when a mutation
+outdated it), the counters (`refusals`: what a lacking ability has cost), and the faults.
 """
 
 import bisect
@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -125,6 +126,7 @@ class MemoryStore:
         copies_parts: Ability = "kept",
         conditions: Ability = "kept",
         etag_of: Callable[[bytes], str] | None = None,
+        order: Literal["utf8", "tree"] = "utf8",
     ) -> None:
         self.objects: dict[str, MemoryObject] = {}
         self.versions: dict[tuple[str, str], MemoryObject] = {}
@@ -147,6 +149,7 @@ class MemoryStore:
         self._parts_max = parts_max
         self._copies_parts = copies_parts
         self._conditions = conditions
+        self._slash = b"/" if order == "utf8" else b"\0"  # in a tree names are sorted, and the slash is below them all
         self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []
@@ -172,7 +175,7 @@ class MemoryStore:
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys below `prefix` in UTF-8 order."""
-        return [key.decode() for key in self._keys() if key.startswith(prefix.encode())]
+        return sorted((key for key in self.objects if key.startswith(prefix)), key=str.encode)
 
     def fail(
         self,
@@ -485,34 +488,41 @@ class MemoryStore:
 
     def _keys(self) -> list[bytes]:
         if self._sorted is None:
-            self._sorted = sorted(key.encode() for key in self.objects)
+            self._sorted = sorted(map(self._rank, self.objects))
         return self._sorted
 
+    def _rank(self, key: str) -> bytes:
+        return key.encode().replace(b"/", self._slash)
+
     def _page(self, prefix: str, delimiter: str, after: str, limit: int) -> Page:
-        keys, stem, last = self._keys(), prefix.encode(), after.encode()
+        keys, stem, last = self._keys(), self._rank(prefix), self._rank(after)
         objects: list[Listed] = []
         prefixes: list[str] = []
         position = max(bisect.bisect_left(keys, stem), bisect.bisect_right(keys, last))
+        if self._slash != b"/" and last:
+            while position < len(keys) and keys[position].startswith(last + self._slash):
+                position += 1  # in a tree a directory is behind its name when all of it is
         token: str | None = None
         while position < len(keys) and keys[position].startswith(stem):
-            key = keys[position].decode()
+            key = keys[position].replace(self._slash, b"/").decode()
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             group = key[: cut + len(delimiter)] if cut >= 0 else ""
             if group and group == after:
                 # A page that ended with this group goes on behind all of it.
-                position = bisect.bisect_left(keys, _behind(group))
+                position = bisect.bisect_left(keys, self._rank(group) + b"\xff")  # no UTF-8 text has 0xff
                 continue
             if len(objects) + len(prefixes) == limit:
-                token = max(prefixes[-1:] + [entry.key for entry in objects[-1:]], key=str.encode)
+                token = max(prefixes[-1:] + [entry.key for entry in objects[-1:]], key=self._rank)
                 break
             if group:
                 prefixes.append(group)
-                position = bisect.bisect_left(keys, _behind(group))
+                position = bisect.bisect_left(keys, self._rank(group) + b"\xff")
             else:
                 found = self.objects[key]
                 objects.append(Listed(key, len(found.body), found.etag, found.last_modified_ns))
                 position += 1
-        return Page(tuple(objects), tuple(prefixes), token, self.now_ns())
+        objects.sort(key=attrgetter("key"))
+        return Page(tuple(objects), tuple(sorted(prefixes)), token, self.now_ns())
 
 
 def journal_of(store: MemoryStore) -> Journal:
@@ -522,11 +532,6 @@ def journal_of(store: MemoryStore) -> Journal:
 
 def _etag(body: bytes) -> str:
     return f'"{hashlib.md5(body).hexdigest()}"'
-
-
-def _behind(group: str) -> bytes:
-    """The first byte string behind all that start with `group` (no UTF-8 text ends in 0xff)."""
-    return group.encode() + b"\xff"
 
 
 def _check_key(key: str) -> None:

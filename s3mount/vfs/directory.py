@@ -13,10 +13,9 @@ from contextlib import contextmanager
 
 import trio
 
-from s3mount.store.base import Listed
 from s3mount.vfs.keys import BEGIN, END, LOCAL, Entry, just_before, slot
 from s3mount.vfs.listings import Listings
-from s3mount.vfs.spans import Span, put_carry
+from s3mount.vfs.spans import Span
 
 WINDOWS_MAX = 4
 HITS_WORTH_A_PAGE = 16
@@ -159,18 +158,11 @@ class Directory:
                 span = self.pages[index]
                 if span.start >= position:
                     break
-                if position <= span.stop:
-                    grown += span.put(name, entry)
-                elif name in span.carry or (isinstance(entry, Listed) and span.start < name <= span.stop):
-                    put_carry(span.carry, name, entry)
+                grown += span.take(name, position, entry)
         for span in self.windows:
-            if span.start < position <= span.stop:
-                grown += span.put(name, entry)
+            grown += span.take(name, position, entry)
         for span in self.reading.values():
-            if span.start < position <= span.stop:
-                span.put(name, entry)  # of a page in `pages` for the second time, which changes nothing
-            elif name in span.carry:
-                put_carry(span.carry, name, entry)
+            span.take(name, position, entry)  # of a page in `pages` for the second time, which changes nothing
         if grown:
             self.listings.grew(grown)
 
@@ -204,11 +196,7 @@ class Directory:
             if span.tells_of(name, slot(name)):
                 span.put(name, LOCAL)
         for name, entry in changes.items():
-            position = slot(name)
-            if span.start < position <= span.stop:
-                span.put(name, entry)
-            elif name in span.carry:
-                put_carry(span.carry, name, entry)
+            span.take(name, slot(name), entry)
         return span
 
     def forget_all(self) -> None:

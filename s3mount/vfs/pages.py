@@ -20,8 +20,7 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
     """The page of a walk that begins at `step`, or a window in the middle; it is the directory's from now on."""
     start, token, carry = step
     prefix = directory.prefix
-    # Without a token and not from the beginning, files before `start` that are told after it have not been seen.
-    holes = hidden_behind(start) if start != BEGIN and token is None else frozenset[str]()
+    holes = frozenset[str]() if carry is not None else hidden_behind(start)
     fetched = trio.current_time()
     with directory.overlay() as changes:
         while True:
@@ -33,7 +32,7 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
             )
             if directory.prefix != prefix:
                 break
-            piece = read_page(prefix, page, start, carry)
+            piece = read_page(prefix, page, start, carry or {})
             if page.token is not None and page.token == token:
                 raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
             token = page.token
@@ -45,7 +44,7 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
             await _learn(tree, directory, piece, start)
         if directory.prefix != prefix:
             # The directory was moved meanwhile: keys and token are those of its former prefix.
-            return await fetch_page(tree, directory, step if step.token is None else FIRST_STEP)
+            return await fetch_page(tree, directory, step if step.carry is None else FIRST_STEP)
         span = Span(start, piece.stop, piece.entries, fetched=fetched, token=token, carry=piece.carry, holes=holes)
         directory.corrected(span, changes)
     if holes:
@@ -59,7 +58,7 @@ async def list_around(tree: Tree, directory: Directory, after: str) -> None:
     """List one page from `after` on for lookups; those that come meanwhile wait for it at `directory.fetching`."""
     directory.fetching = done = trio.Event()
     try:
-        await fetch_page(tree, directory, Step(after, None, {}))
+        await fetch_page(tree, directory, Step(after, None, FIRST_STEP.carry if after == BEGIN else None))
     finally:
         directory.fetching = None
         done.set()

@@ -9,16 +9,16 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from s3mount.store.base import Listed
-from s3mount.vfs.keys import BEGIN, TWIN_SUFFIX, Entry, slot
+from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Entry, slot
 
 
 class Step(NamedTuple):
-    """Where a walk goes on: after which slot, with which token of the store, and the files that the page before left
-    open."""
+    """Where a walk goes on: after which slot, with which token of the store, and what the page before left open; None:
+    nobody has read what comes before."""
 
     start: str
     token: str | None
-    carry: dict[str, Listed]
+    carry: dict[str, Entry] | None
 
 
 FIRST_STEP = Step(BEGIN, None, {})
@@ -37,7 +37,7 @@ class Span:
         *,
         fetched: float,
         token: str | None = None,
-        carry: dict[str, Listed] | None = None,
+        carry: dict[str, Entry] | None = None,
         holes: frozenset[str] = frozenset(),
     ) -> None:
         self.start = start
@@ -45,7 +45,7 @@ class Span:
         self.entries = entries
         self.fetched = fetched
         self.token = token
-        self.carry: dict[str, Listed] = {} if carry is None else carry
+        self.carry: dict[str, Entry] = {} if carry is None else carry
         self.holes = holes
         self.hits = 0
         self._order: list[str] | None = None
@@ -63,8 +63,21 @@ class Span:
         # A window began behind files that it has not seen, and behind those that stand under a suffix now.
         return not self.holes or (name not in self.holes and not name.endswith(TWIN_SUFFIX))
 
+    def take(self, name: str, position: str, entry: Entry | None) -> int:
+        """Take over an own change of a name with this slot; returns by how many names the span grew."""
+        if position <= self.start:
+            return 0
+        if position <= self.stop:
+            return self.put(name, entry)
+        # Who goes on from here is not told again what the store has passed, in whichever order.
+        if isinstance(entry, Listed) or entry is DIRECTORY:
+            if name <= self.stop or position <= slot(self.stop):
+                self.carry[name] = entry
+        else:
+            self.carry.pop(name, None)
+        return 0
+
     def put(self, name: str, entry: Entry | None) -> int:
-        """Take over an own change; returns by how many names the span grew."""
         if name in self.holes:
             self.holes -= {name}
         before = len(self.entries)
@@ -82,10 +95,3 @@ class Span:
             self._order = sorted(map(slot, self.entries))
         first = bisect_right(self._order, position)
         return self._order[first:] if first else self._order
-
-
-def put_carry(carry: dict[str, Listed], name: str, entry: Entry | None) -> None:
-    if isinstance(entry, Listed):
-        carry[name] = entry
-    else:
-        carry.pop(name, None)

@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
@@ -125,6 +126,36 @@ async def test_ls_of_n_entries_costs_a_list_per_thousand(tmp_path: Path, count: 
         for number in range(0, count, 97):
             await kernel.stat(f"d/f{number:05}")
         assert costs(store) == {}
+
+
+@pytest.mark.parametrize("order", ["utf8", "tree"])
+@run_virtual
+async def test_a_listing_is_whole_wherever_its_pages_end_and_in_either_order(
+    tmp_path: Path, order: Literal["utf8", "tree"]
+) -> None:
+    for page_max in range(1, 9):
+        store = MemoryStore(page_max=page_max, order=order)
+        for key in ["a!", "a!b/x", "a-b", "a/1", "a0", "b", "c!", "c/1", "c/2", "d "]:
+            store.place(key)
+        async with mounted(store, tmp_path, started=False) as kernel:
+            assert await kernel.listdir() == ["a!", "a!b", "a-b", "a", "a0", "b", "c!", "c", "d "]
+
+
+@run_virtual
+async def test_what_is_made_while_a_directory_is_read_is_told_by_what_is_read_later(tmp_path: Path) -> None:
+    store = MemoryStore(page_max=2)
+    for key in ["a/1", "b/1", "m/1", "n/1", "o/1", "p/1"]:
+        store.place(key)
+    async with mounted(store, tmp_path) as kernel:
+        told = []
+        async for name, _ in kernel.scan(batch=1):
+            told.append(name)
+            if name == "a":
+                # Before the place from which the store goes on, and after what the page tells.
+                await kernel.mkdir("b!")
+                await kernel.rmdir("b!")
+                await kernel.mkdir("b-")
+        assert told == ["a", "b-", "b", "m", "n", "o", "p"]
 
 
 @run_virtual

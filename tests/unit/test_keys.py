@@ -1,5 +1,7 @@
 """Names and keys: what can be a path, in which order a directory is told, and what two keys of one name become."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from s3mount.vfs.keys import (
     DIRECTORY,
     END,
     TWIN_SUFFIX,
+    Entry,
     check_key,
     decode,
     escaped,
@@ -31,20 +34,32 @@ def listed(key: str) -> Listed:
     return Listed(key, 1, '"e"', 0)
 
 
-def pages(prefix: str, keys: list[str], size: int) -> list[Page]:
-    """The pages a store makes of these keys with the delimiter '/'."""
+def utf8(key: str) -> bytes:
+    return key.encode()
+
+
+def tree(key: str) -> bytes:
+    """SeaweedFS sorts the names of each directory."""
+    return key.encode().replace(b"/", b"\0")
+
+
+ORDERS: list[Callable[[str], bytes]] = [utf8, tree]
+
+
+def pages(prefix: str, keys: list[str], size: int, order: Callable[[str], bytes] = utf8) -> list[Page]:
+    """The pages a store of this order makes of these keys with the delimiter '/'."""
     rows: list[str] = []
     for key in sorted(set(keys), key=str.encode):
         name, slash, _ = key[len(prefix) :].partition("/")
         row = prefix + name + slash
         if row not in rows:
             rows.append(row)
-    rows.sort(key=str.encode)
+    rows.sort(key=order)
     cut = [rows[start : start + size] for start in range(0, len(rows), size)] or [[]]
     return [
         Page(
-            tuple(listed(row) for row in chunk if not row.endswith("/") or row == prefix),
-            tuple(row for row in chunk if row.endswith("/") and row != prefix),
+            tuple(listed(row) for row in sorted(chunk) if not row.endswith("/") or row == prefix),
+            tuple(row for row in sorted(chunk) if row.endswith("/") and row != prefix),
             None if chunk is cut[-1] else chunk[-1],
             0,
         )
@@ -110,13 +125,15 @@ def test_a_file_whose_directory_may_follow_on_the_next_page_is_carried() -> None
     assert rest.entries == {"a-b": listed("a-b"), "a": DIRECTORY, "a" + TWIN_SUFFIX: listed("a")}
 
 
-@given(st.lists(st.lists(COMPONENTS, min_size=1, max_size=3).map("/".join)), st.integers(1, 5))
-def test_pages_of_any_size_tell_what_one_page_tells(keys: list[str], size: int) -> None:
+@given(st.lists(st.lists(COMPONENTS, min_size=1, max_size=3).map("/".join)), st.integers(1, 5), st.sampled_from(ORDERS))
+def test_pages_of_any_size_and_order_tell_what_one_page_tells(
+    keys: list[str], size: int, order: Callable[[str], bytes]
+) -> None:
     whole = read_page("p/", pages("p/", ["p/" + key for key in keys], 10_000)[0], BEGIN, {})
     told: dict[str, object] = {}
     stop = BEGIN
-    carry: dict[str, Listed] = {}
-    for page in pages("p/", ["p/" + key for key in keys], size):
+    carry: dict[str, Entry] = {}
+    for page in pages("p/", ["p/" + key for key in keys], size, order):
         piece = read_page("p/", page, stop, carry)
         assert all(stop < slot(name) <= piece.stop for name in piece.entries)
         assert not told.keys() & piece.entries.keys()
@@ -126,6 +143,13 @@ def test_pages_of_any_size_tell_what_one_page_tells(keys: list[str], size: int) 
     assert carry == {}
     assert told == whole.entries
     assert read_subtree("p/", [listed("p/" + key) for key in keys]).entries == whole.entries
+
+
+def test_a_page_that_ends_with_a_directory_leaves_the_names_open_that_a_tree_tells_after_it() -> None:
+    first, second = Page((), ("a/",), "a/", 0), Page((listed("a!"),), (), None, 0)
+    piece = read_page("", first, BEGIN, {})
+    assert (piece.stop, piece.entries, piece.carry) == ("a", {}, {"a": DIRECTORY})
+    assert read_page("", second, piece.stop, piece.carry).entries == {"a!": listed("a!"), "a": DIRECTORY}
 
 
 @given(st.text(min_size=1, max_size=5).filter(is_name))
