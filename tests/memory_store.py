@@ -3,11 +3,13 @@
 Held to the same contract suite as the real stores (tests/store/test_contract.py). Every call is one checkpoint before
 its effect and one after it; the effect itself is atomic. Nothing is retried in here: a fault that a test orders reaches
 the caller. Switches of the constructor make it one of the stores that lack abilities, as they do: equal parts as on
-R2, fewer parts, copies of parts and conditions refused or ignored, lists in the order of a tree as on SeaweedFS.
+R2, fewer parts, copies of parts, conditions and DeleteObjects (or the etags in it) refused or ignored, lists in the
+order of a tree as on SeaweedFS.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
-uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in the order of lists, or None when a mutation
-outdated it), the counters (`refusals`: what a lacking ability has cost), and the faults.
+uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in list order, or None when a mutation outdated it),
+the counters (`refusals`: what a lacking ability has cost), the faults, and `undeletable` keys with what deleting them
+raises.
 """
 
 import bisect
@@ -47,6 +49,7 @@ from s3mount.store.base import (
     Page,
     Part,
     Stored,
+    Undeleted,
     Unlogged,
     Upload,
     UploadLog,
@@ -57,7 +60,7 @@ SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
 Operation = Literal[
     "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
-    "abort_upload", "has_parts", "list_uploads", "get_tags",
+    "abort_upload", "has_parts", "list_uploads", "get_tags", "delete_many",
 ]  # fmt: skip
 
 
@@ -125,6 +128,7 @@ class MemoryStore:
         parts_max: int = S3_PARTS_MAX,
         copies_parts: Ability = "kept",
         conditions: Ability = "kept",
+        deletes_many: Ability = "kept",
         etag_of: Callable[[bytes], str] | None = None,
         order: Literal["utf8", "tree"] = "utf8",
     ) -> None:
@@ -150,6 +154,8 @@ class MemoryStore:
         self._copies_parts = copies_parts
         self._conditions = conditions
         self._slash = b"/" if order == "utf8" else b"\0"  # in a tree names are sorted, and the slash is below them all
+        self._deletes_many = deletes_many
+        self.undeletable: dict[str, Refused] = {}
         self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []
@@ -285,10 +291,52 @@ class MemoryStore:
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         call = await self._begin(Call("delete", key))
+        if key in self.undeletable:
+            raise self.undeletable[key]
         self._check("DELETE", key, condition)
         if self.objects.pop(key, None) is not None:
             self._sorted = None
         await self._end(call)
+
+    async def delete_many(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        left: list[Undeleted] = []
+        if self._deletes_many == "kept" and len(versions) > 1:
+            ordered = sorted(versions, key=lambda version: version[0].endswith("/"))
+            for start in range(0, len(ordered), 1000):
+                try:
+                    left += await self.delete_batch(ordered[start : start + 1000])
+                except Refused as error:
+                    left += [Undeleted(key, error) for key, _ in ordered[start : start + 1000]]
+            return tuple(left)
+        for key, etag in versions:
+            if etag is not None and key not in self.objects:
+                continue
+            refused = self._conditions == "refused"
+            try:
+                await self.delete(key, ALWAYS if etag is None or refused else Condition(etag=etag))
+            except Refused as error:
+                left.append(Undeleted(key, error))
+        return tuple(left)
+
+    async def delete_batch(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        assert 1 <= len(versions) <= 1000
+        call = await self._begin(Call("delete_many", versions[0][0], number=len(versions)))
+        if self._deletes_many == "refused":
+            self.refusals += 1
+            raise NotImplementedByStore("DeleteObjects", code="MethodNotAllowed", status=405)
+        left: list[Undeleted] = []
+        for key, etag in versions:
+            try:
+                if key in self.undeletable:
+                    raise self.undeletable[key]
+                if etag is not None and key in self.objects and self._deletes_many == "kept":
+                    self._check("DELETE", key, Condition(etag=etag))
+                if self.objects.pop(key, None) is not None:
+                    self._sorted = None
+            except Refused as error:
+                left.append(Undeleted(key, error))
+        await self._end(call)
+        return tuple(left)
 
     async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
         upload: Upload | None = None

@@ -43,6 +43,12 @@ class Abilities:
     equal_parts: bool | None = None
     """Whether all parts of an upload but the last must have one size."""
     parts_max: int | None = None
+    delete_many: bool | None = None
+    """Whether there is DeleteObjects."""
+    delete_many_if_match: bool | None = None
+    """Whether it keeps an etag beside each key."""
+    delete_if_match: bool | None = None
+    """Whether a deletion alone keeps If-Match."""
 
 
 CONDITIONS = ("put_if_absent", "put_if_match", "complete_if_absent")
@@ -76,6 +82,43 @@ async def probe_conditions(store: ObjectStore, scratch: str) -> Abilities:
             right = store.put(scratch, [b"55555"], PLAIN, Condition(etag=etag))
             match = (await _refused(store, scratch, etag, right))[1] != etag
     return Abilities(put_if_absent=absent, put_if_match=match, complete_if_absent=completes)
+
+
+async def probe_deletes(store: ObjectStore, scratch: str) -> Abilities:
+    """How objects can be deleted: about ten tiny requests."""
+    scratch, other = scratch_keys(scratch)
+    async with _scratch(store, scratch, other):
+        first = (await store.put(scratch, [b"1"], PLAIN)).etag
+        second = (await store.put(other, [b"22"], PLAIN)).etag
+        try:
+            left = await store.delete_batch([(scratch, OTHER_ETAG), (other, second)])
+        except StoreError as error:
+            if not _is_refusal(error) and error.status not in (404, 405, 413):
+                raise
+            left = ()
+        many = await _etag_at(store, other) is None
+        kept = await _etag_at(store, scratch) == first
+        match = many and kept and [undeleted.key for undeleted in left] == [scratch]
+        if not kept:
+            first = (await store.put(scratch, [b"1"], PLAIN)).etag
+        elif not many:
+            # Without an etag it may do what it does not do with one.
+            with suppress(StoreError):
+                await store.delete_batch([(other, None), (f"{other}-none", None)])
+            many = await _etag_at(store, other) is None
+        for etag in (OTHER_ETAG, first):
+            with suppress(PreconditionFailed, NotImplementedByStore):
+                await store.delete(scratch, Condition(etag=etag))
+            if (await _etag_at(store, scratch) is None) is (etag == OTHER_ETAG):
+                return Abilities(delete_many=many, delete_many_if_match=match, delete_if_match=False)
+    return Abilities(delete_many=many, delete_many_if_match=match, delete_if_match=True)
+
+
+async def _etag_at(store: ObjectStore, key: str) -> str | None:
+    try:
+        return (await store.head(key)).etag
+    except NotFound:
+        return None
 
 
 async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from s3mount.errors import StoreError
+
 Buffer = bytes | bytearray | memoryview
 Body = Sequence[Buffer]
 """A body to send: its pieces in order. It is read again from the start when a request is repeated: it must not
@@ -114,6 +116,14 @@ class Part:
     size: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Undeleted:
+    """A key that `delete_many` has not deleted, as far as is known, and why."""
+
+    key: str
+    error: StoreError
+
+
 class UploadLog(Protocol):
     """Hears of every multipart upload that a store opens, its own for large copies too. Each call returns at once, and
     what it was told is written down by then; none raises."""
@@ -208,6 +218,17 @@ class ObjectStore(Protocol):
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         """Remove an object; a key that is absent is success unless a condition names an etag (then
         PreconditionFailed)."""
+
+    async def delete_many(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        """Remove objects by key, each on condition of the etag where one is given; those it did not remove.
+
+        Nothing is raised for a key; one that is absent is success, with an etag too. An object of another etag is
+        answered by PreconditionFailed, a lost reply by LostReply for every key that was asked for. Keys that end with
+        '/' go last, the deepest first: some stores keep a marker while keys lie below it."""
+
+    async def delete_batch(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        """One request for up to 1,000 keys as it is, to find out what a store makes of it. Raises what it says to the
+        whole."""
 
     async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
         """Open a multipart upload; `condition` is the one it will be completed on."""

@@ -23,6 +23,7 @@ from s3mount.store.abilities import (
     CONDITIONS,
     Abilities,
     probe_conditions,
+    probe_deletes,
     probe_parts,
     scratch_key,
     scratch_keys,
@@ -67,13 +68,22 @@ class Findings:
         self._path = directory / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
 
     async def conditions(self) -> Abilities:
-        """Which conditions the store keeps; asked once a mount serves, and told in the log. Nothing is asked
-        read-only."""
+        """Which conditions the store keeps and how it deletes; asked once a mount serves, and told in the log. Nothing
+        is asked read-only."""
         if self._config.read_only:
             return Abilities()
         found = self.remembered()
         if found.put_if_absent is None:
             found = await self._search(probe_conditions, CONDITIONS_SECONDS)
+        # What one probe could not find out, the next would wait for as long.
+        if found.put_if_absent is not None and found.delete_many is None:
+            deletes = await self._search(probe_deletes, CONDITIONS_SECONDS)
+            found = replace(
+                found,
+                delete_many=deletes.delete_many,
+                delete_many_if_match=deletes.delete_many_if_match,
+                delete_if_match=deletes.delete_if_match,
+            )
         lacking = [name for name in CONDITIONS if getattr(found, name) is False]  # None: not known
         if lacking:
             log.warning(

@@ -281,6 +281,9 @@ class Requests:
         if len(self._doubts) > DOUBTS_MAX:
             self._doubts.popitem(last=False)
 
+    def doubts(self, key: str) -> bool:
+        return key in self._doubts
+
     def settled(self, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]) -> Awaitable[T]:
         """Do `act`; when `key` is in doubt and the caller asks no condition, on condition of what is there now.
 

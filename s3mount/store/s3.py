@@ -31,10 +31,12 @@ from s3mount.store.base import (
     Page,
     Part,
     Stored,
+    Undeleted,
     Unlogged,
     Upload,
     UploadLog,
 )
+from s3mount.store.deletion import Deletions
 from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
 from s3mount.store.download import Download, Listing
 from s3mount.store.replies import info_of
@@ -64,6 +66,7 @@ class S3Store:
         self._requests = Requests(
             config, clock_ns=clock_ns, draw=random or _system_random(), counts=self.counts, upload_log=upload_log
         )
+        self._deletions = Deletions(self._requests, self.delete)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve endpoint and credentials, start the wires, leave when cancelled. Raises StartError."""
@@ -72,6 +75,7 @@ class S3Store:
     def believe(self, found: Abilities) -> None:
         """Ask for what was found out that the store can do, and for nothing it cannot."""
         self._requests.believe(found)
+        self._deletions.believe(found)
 
     def now_ns(self) -> int:
         """The time by the server's clock, as well as it is known."""
@@ -232,6 +236,12 @@ class S3Store:
             if order.repeated and await self._requests.look(key) is None:
                 return
             raise refused(error, f"DELETE {key!r}") from error
+
+    async def delete_many(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        return await self._deletions.delete_many(versions)
+
+    async def delete_batch(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        return await self._deletions.delete_batch(versions)
 
     async def copy(
         self,

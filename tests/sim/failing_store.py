@@ -10,8 +10,20 @@ from typing import Literal, NoReturn, TypeVar, get_args
 
 import trio
 
-from s3mount.errors import AccessDenied, LostReply, Unavailable
-from s3mount.store.base import ALWAYS, Body, Condition, Headers, ObjectInfo, ObjectStore, Page, Part, Stored, Upload
+from s3mount.errors import AccessDenied, LostReply, StoreError, Unavailable
+from s3mount.store.base import (
+    ALWAYS,
+    Body,
+    Condition,
+    Headers,
+    ObjectInfo,
+    ObjectStore,
+    Page,
+    Part,
+    Stored,
+    Undeleted,
+    Upload,
+)
 from tests.memory_store import Operation
 
 T = TypeVar("T")
@@ -133,6 +145,16 @@ class FailingStore:
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         await self._perform("delete", key, lambda: self._inner.delete(key, condition))
+
+    async def delete_many(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        """A failure is told key by key, and never raised."""
+        try:
+            return await self.delete_batch(versions)
+        except StoreError as error:
+            return tuple(Undeleted(key, error) for key, _ in versions)
+
+    async def delete_batch(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
+        return await self._perform("delete_many", versions[0][0], lambda: self._inner.delete_batch(versions))
 
     async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
         return await self._perform("create_upload", key, lambda: self._inner.create_upload(key, headers, condition))

@@ -14,7 +14,7 @@ from s3mount.config import MIB, Config
 from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
-from s3mount.store.abilities import Abilities, probe_conditions, probe_parts
+from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_parts
 from s3mount.store.base import ObjectStore, Part, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
 from tests.memory_store import Call, MemoryStore
@@ -23,6 +23,8 @@ from tests.running import run_virtual
 
 ALL_CONDITIONS = Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=True)
 NO_CONDITIONS = Abilities(put_if_absent=False, put_if_match=False, complete_if_absent=False)
+ALL_DELETES = Abilities(delete_many=True, delete_many_if_match=True, delete_if_match=True)
+ALL_AT_START = replace(ALL_CONDITIONS, delete_many=True, delete_many_if_match=True, delete_if_match=True)
 S3_PARTS = Abilities(part_copy=True, equal_parts=False, parts_max=10_000)
 CONFIG = Config(bucket="b", prefix="p/")
 
@@ -44,6 +46,35 @@ async def test_conditions_are_believed_by_what_they_do(conditions: str, expected
     assert tidy(store)
     assert store.counts.total() <= 13
     assert store.sent_bytes < 20
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({}, (True, True, True)),
+        ({"deletes_many": "ignored"}, (True, False, True)),
+        ({"deletes_many": "refused"}, (False, False, True)),
+        ({"deletes_many": "ignored", "conditions": "ignored"}, (True, False, False)),
+        ({"deletes_many": "refused", "conditions": "refused"}, (False, False, False)),
+    ],
+)
+@run_virtual
+async def test_deletions_are_believed_by_what_they_do(
+    switches: dict[str, object], expected: tuple[bool, bool, bool]
+) -> None:
+    store = MemoryStore(**switches)  # type: ignore[arg-type]
+    found = await probe_deletes(store, "p/scratch")
+    assert (found.delete_many, found.delete_many_if_match, found.delete_if_match) == expected
+    assert tidy(store)
+    assert store.counts.total() <= 14
+
+
+@run_virtual
+async def test_a_store_that_refuses_every_etag_beside_a_key_keeps_none_but_deletes_many() -> None:
+    store = MemoryStore()
+    store.fail("delete_many", StoreError("an ETag?", code="MalformedXML", status=400))
+    assert await probe_deletes(store, "scratch") == replace(ALL_DELETES, delete_many_if_match=False)
+    assert tidy(store)
 
 
 @run_virtual
@@ -127,7 +158,7 @@ async def test_a_copy_of_the_wrong_range_is_no_copy() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("probe", [probe_conditions, probe_parts])
+@pytest.mark.parametrize("probe", [probe_conditions, probe_deletes, probe_parts])
 @run_virtual
 async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(probe: Probe, when: str) -> None:
     for failing in range(30):
@@ -146,9 +177,9 @@ async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(pr
         except Unavailable:
             assert tidy(store) or (when == "before" and removes(store.calls[failing]))
         else:
-            assert found in (ALL_CONDITIONS, S3_PARTS)
+            assert found in (ALL_CONDITIONS, ALL_DELETES, S3_PARTS)
             if asked <= failing:
-                assert failing >= 10
+                assert failing >= 8
                 return
     raise AssertionError("the probe asks too much")
 
@@ -166,7 +197,7 @@ async def test_what_was_found_is_remembered_for_all_mounts_of_the_store(tmp_path
     store = MemoryStore(parts_max=1000)
     found = await Findings(store, CONFIG, tmp_path / "stores").parts()
     assert await Findings(store, CONFIG, tmp_path / "stores").conditions() == replace(
-        ALL_CONDITIONS, part_copy=True, equal_parts=False, parts_max=1000
+        ALL_AT_START, part_copy=True, equal_parts=False, parts_max=1000
     )
     store.reset_counts()
     others = Findings(store, replace(CONFIG, prefix="other/", mountpoint=Path("/elsewhere")), tmp_path / "stores")
@@ -227,7 +258,7 @@ async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
     store.fail("put", AccessDenied("403", status=403))
     assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert await Findings(store, CONFIG, tmp_path).conditions() == ALL_CONDITIONS
+    assert await Findings(store, CONFIG, tmp_path).conditions() == ALL_AT_START
 
 
 @pytest.mark.parametrize(
@@ -269,7 +300,7 @@ async def test_what_was_found_out_before_is_known_without_a_request(tmp_path: Pa
     assert Findings(store, CONFIG, tmp_path).remembered() == Abilities()
     await Findings(store, CONFIG, tmp_path).conditions()
     store.reset_counts()
-    assert Findings(store, CONFIG, tmp_path).remembered() == ALL_CONDITIONS
+    assert Findings(store, CONFIG, tmp_path).remembered() == ALL_AT_START
     assert not store.counts
 
 
