@@ -4,7 +4,7 @@ Held to the same contract suite as the real stores (tests/store/test_contract.py
 its effect and one after it; the effect itself is atomic. Nothing is retried in here: a fault that a test orders reaches
 the caller. Switches of the constructor make it one of the stores that lack abilities, as they do: equal parts as on
 R2, fewer parts, copies of parts, conditions and DeleteObjects (or the etags in it) refused or ignored, lists in the
-order of a tree as on SeaweedFS.
+order of a tree as on SeaweedFS; `renaming` ignored is a PUT of nothing.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
 uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in list order, or None when a mutation outdated it),
@@ -60,7 +60,7 @@ SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
 Operation = Literal[
     "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
-    "abort_upload", "has_parts", "list_uploads", "get_tags", "delete_many",
+    "abort_upload", "has_parts", "list_uploads", "get_tags", "delete_many", "rename",
 ]  # fmt: skip
 
 
@@ -129,6 +129,7 @@ class MemoryStore:
         copies_parts: Ability = "kept",
         conditions: Ability = "kept",
         deletes_many: Ability = "kept",
+        renaming: Ability = "refused",
         etag_of: Callable[[bytes], str] | None = None,
         order: Literal["utf8", "tree"] = "utf8",
     ) -> None:
@@ -156,6 +157,8 @@ class MemoryStore:
         self._slash = b"/" if order == "utf8" else b"\0"  # in a tree names are sorted, and the slash is below them all
         self._deletes_many = deletes_many
         self.undeletable: dict[str, Refused] = {}
+        self._renaming = renaming
+        self.renames = renaming == "kept"
         self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []
@@ -288,6 +291,27 @@ class MemoryStore:
         stored = self._store(target, self._object(found.body, self._etag_of(found.body), kept))
         await self._end(call)
         return stored
+
+    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+        call = await self._begin(Call("rename", target, source=source))
+        if self._renaming == "refused":
+            self.refusals += 1
+            self.renames = False
+            raise NotImplementedByStore("rename", code="NotImplemented", status=501)
+        _check_key(target)
+        if self._renaming == "ignored":
+            self._check("PUT", target, condition)
+            self._store(target, self._object(b"", self._etag_of(b""), NO_HEADERS))
+        else:
+            found = self._get_for_copy(source, source_etag)
+            self._check("RENAME", target, condition)
+            self._store(target, found)
+            self.remove(source)
+        await self._end(call)
+
+    def stop_renaming(self) -> None:
+        """As if versioning were switched on."""
+        self._renaming = "refused"
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         call = await self._begin(Call("delete", key))

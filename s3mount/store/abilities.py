@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import trio
 
 from s3mount.config import RESERVED, S3_PART_MIN_BYTES, S3_PARTS_MAX
-from s3mount.errors import BadReply, NotFound, NotImplementedByStore, PreconditionFailed, StoreError
-from s3mount.store.base import ABSENT, Condition, Headers, ObjectStore, Part, Upload
+from s3mount.errors import BadReply, NotFound, NotImplementedByStore, PreconditionFailed, StoreError, Unavailable
+from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, ObjectInfo, ObjectStore, Part, Upload
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Abilities:
     """Whether it keeps an etag beside each key."""
     delete_if_match: bool | None = None
     """Whether a deletion alone keeps If-Match."""
+    rename: bool | None = None
+    """Whether RenameObject works, its conditions included; where one of them is not kept, copies are safer."""
 
 
 CONDITIONS = ("put_if_absent", "put_if_match", "complete_if_absent")
@@ -121,6 +123,30 @@ async def _etag_at(store: ObjectStore, key: str) -> str | None:
         return None
 
 
+async def probe_rename(store: ObjectStore, scratch: str) -> Abilities:
+    """Whether RenameObject does what it says, and keeps its conditions: about a dozen tiny requests. A store that has
+    never heard of it puts an empty object, in place of ours."""
+    scratch, source = scratch_keys(scratch)
+    carried = Headers(content_type="text/x-scratch", metadata={"scratch": "1"})
+    async with _scratch(store, scratch, source):
+        etag = (await store.put(source, [b"1"], carried)).etag
+        works = (
+            not await _renamed(store, source, scratch, OTHER_ETAG, ALWAYS)
+            and await _renamed(store, source, scratch, etag, ABSENT)
+            and _same(await store.head(scratch), etag, carried)
+        )
+        if works:
+            second = (await store.put(source, [b"22"], carried)).etag
+            works = (
+                not await _renamed(store, source, scratch, second, ABSENT)
+                and not await _renamed(store, source, scratch, second, Condition(etag=OTHER_ETAG))
+                and _same(await store.head(scratch), etag, carried)
+                and await _renamed(store, source, scratch, second, Condition(etag=etag))
+                and _same(await store.head(scratch), second, carried)
+            )
+    return Abilities(rename=works)
+
+
 async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
     """What uploads by parts may look like: about 15 requests, 5 MiB sent, or 15 where parts cannot be copied."""
     size = S3_PART_MIN_BYTES + 1
@@ -171,6 +197,25 @@ async def _refused(store: ObjectStore, key: str, before: str, act: Awaitable[obj
             raise
     now = (await store.head(key)).etag
     return said and now == before, now
+
+
+async def _renamed(store: ObjectStore, source: str, target: str, source_etag: str, condition: Condition) -> bool:
+    """Whether the source is gone, whatever was answered."""
+    try:
+        await store.rename(source, target, source_etag=source_etag, condition=condition)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        log.debug("scratch object was not renamed reason=%s", error)
+    try:
+        await store.head(source)
+    except NotFound:
+        return True
+    return False
+
+
+def _same(info: ObjectInfo, etag: str, headers: Headers) -> bool:
+    return info.etag == etag and info.headers == headers
 
 
 async def _parts_max(store: ObjectStore, upload: Upload) -> int:

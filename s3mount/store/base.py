@@ -215,6 +215,15 @@ class ObjectStore(Protocol):
         Raises NotFound, PreconditionFailed.
         """
 
+    @property
+    def renames(self) -> bool:
+        """Whether `rename` may be asked for: it was seen to work, and was not refused since."""
+
+    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+        """Give exactly `source_etag` another key; etag, headers, tags and Last-Modified stay. Atomic. `condition` is
+        about the target. Only where `renames` says so: other stores may take it for a PUT of nothing. Raises NotFound,
+        PreconditionFailed; NotImplementedByStore, and `renames` is False from then on."""
+
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         """Remove an object; a key that is absent is success unless a condition names an etag (then
         PreconditionFailed)."""

@@ -25,6 +25,7 @@ from s3mount.store.abilities import (
     probe_conditions,
     probe_deletes,
     probe_parts,
+    probe_rename,
     scratch_key,
     scratch_keys,
 )
@@ -35,9 +36,12 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 KEPT_SECONDS = 30 * 86400.0
 CONDITIONS_SECONDS = 20.0
-"""Nobody waits for it; a dozen tiny requests that take longer tell of a store in trouble."""
+"""Nobody waits for it; two dozen tiny requests that take longer tell of a store in trouble."""
 PARTS_SECONDS = 600.0
 """15 MiB over a slow line. Until then the uploads that have to know wait."""
+
+AT_START = ((probe_conditions, "put_if_absent"), (probe_deletes, "delete_many"), (probe_rename, "rename"))
+"""The probes of every mount that writes, each with what it finds out if it can."""
 
 
 def _unnoted(_key: str) -> int:
@@ -68,22 +72,17 @@ class Findings:
         self._path = directory / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
 
     async def conditions(self) -> Abilities:
-        """Which conditions the store keeps and how it deletes; asked once a mount serves, and told in the log. Nothing
-        is asked read-only."""
+        """Which conditions the store keeps, how it deletes, whether it renames; asked once a mount serves, and told in
+        the log. Nothing is asked read-only."""
         if self._config.read_only:
             return Abilities()
         found = self.remembered()
-        if found.put_if_absent is None:
-            found = await self._search(probe_conditions, CONDITIONS_SECONDS)
-        # What one probe could not find out, the next would wait for as long.
-        if found.put_if_absent is not None and found.delete_many is None:
-            deletes = await self._search(probe_deletes, CONDITIONS_SECONDS)
-            found = replace(
-                found,
-                delete_many=deletes.delete_many,
-                delete_many_if_match=deletes.delete_many_if_match,
-                delete_if_match=deletes.delete_if_match,
-            )
+        for probe, told in AT_START:
+            # What one probe could not find out, the next would wait for as long.
+            if getattr(found, told) is None:
+                found = _with(found, await self._search(probe, CONDITIONS_SECONDS))
+            if getattr(found, told) is None:
+                break
         lacking = [name for name in CONDITIONS if getattr(found, name) is False]  # None: not known
         if lacking:
             log.warning(
@@ -121,9 +120,9 @@ class Findings:
             log.exception("probe met a bug, the store is used as S3 says probe=%s", probe.__name__)
             return Abilities()
         self._end(entries)
-        words = {name: value for name, value in asdict(found).items() if value is not None}
-        log.info("store was probed %s", " ".join(f"{name}={value}" for name, value in words.items()))
-        known = replace(self.remembered(), **words)
+        words = [f"{name}={value}" for name, value in asdict(found).items() if value is not None]
+        log.info("store was probed %s", " ".join(words))
+        known = _with(self.remembered(), found)
         self._remember(known)
         return known
 
@@ -154,6 +153,10 @@ class Findings:
             log.info("what a store can do was not remembered path=%s reason=%s", self._path, error)
             with suppress(OSError):
                 draft.unlink()
+
+
+def _with(found: Abilities, more: Abilities) -> Abilities:
+    return replace(found, **{name: value for name, value in asdict(more).items() if value is not None})
 
 
 def _checked(values: object) -> Abilities:

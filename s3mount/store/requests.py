@@ -1,8 +1,8 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, whether etags are digests, which conditions the store keeps, and the keys whose last mutation may still have an
-effect that nobody has seen. What the options have requests carry is known once `run` has begun.
+takes, whether etags are digests, which conditions the store keeps, whether it renames, and the keys whose last mutation
+may still have an effect that nobody has seen. What the options have requests carry is known once `run` has begun.
 """
 
 import base64
@@ -69,6 +69,7 @@ class Requests:
         self.carried = carried.NOTHING
         self.opaque_etags = config.sse_customer_key_file is not None or _by_kms(config.sse)
         self._keeps: dict[str, bool] = {}
+        self.renames = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
@@ -243,6 +244,7 @@ class Requests:
             kept = getattr(found, name)
             if kept is not None:
                 self._keeps[name] = kept
+        self.renames = self.renames if found.rename is None else found.rename
 
     def conditional(
         self, operation: str, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]

@@ -20,7 +20,7 @@ import trio
 
 from s3mount import errors
 from s3mount.config import S3_COPY_MAX_BYTES, Config
-from s3mount.store import multipart
+from s3mount.store import multipart, renaming
 from s3mount.store.abilities import Abilities
 from s3mount.store.base import (
     ALWAYS,
@@ -315,6 +315,14 @@ class S3Store:
             ours = info.last_modified_ns >= started_ns and (info.etag == source_etag or etag_is_new)
             ours = ours and (headers is None or dict(info.headers.metadata) == dict(headers.metadata))
         return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
+
+    @property
+    def renames(self) -> bool:
+        return self._requests.renames and renaming.permits(self._config)
+
+    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+        act = partial(renaming.rename, self._requests, source, target, source_etag)
+        await self._requests.settled(target, condition, act)
 
     # Uploads by parts.
 

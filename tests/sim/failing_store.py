@@ -143,6 +143,17 @@ class FailingStore:
             lambda: self._inner.copy(source, target, source_etag=source_etag, headers=headers, condition=condition),
         )
 
+    @property
+    def renames(self) -> bool:
+        return self._inner.renames
+
+    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+        await self._perform(
+            "rename",
+            target,
+            lambda: self._inner.rename(source, target, source_etag=source_etag, condition=condition),
+        )
+
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
         await self._perform("delete", key, lambda: self._inner.delete(key, condition))
 

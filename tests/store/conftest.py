@@ -1,10 +1,12 @@
-"""The `place` fixture: each test that takes it runs on the memory store, on SeaweedFS and on moto."""
+"""The `place` fixture: each test that takes it runs on the memory store, on SeaweedFS and on moto; and `proxy`, a fault
+proxy before SeaweedFS."""
 
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
+from tests.proxy import FaultProxy
 from tests.servers import Server, boto, make_bucket
 from tests.store.places import DIFFERENCES, Place
 
@@ -25,3 +27,12 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     yield Place(name, bucket, server)
     if name == "seaweedfs":
         boto(server).delete_bucket(Bucket=bucket)
+
+
+@pytest.fixture
+def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    for variable, value in seaweedfs.environment().items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with FaultProxy(seaweedfs.endpoint_url) as proxy:
+        yield proxy

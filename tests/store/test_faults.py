@@ -1,7 +1,7 @@
 """S3Store on a real server behind a proxy that loses replies, cuts bodies and answers errors."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,15 +18,6 @@ from tests.store.places import opened
 
 NO_HEADERS = Headers()
 BIG = bytes(range(256)) * (5 * MIB // 256)
-
-
-@pytest.fixture
-def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    for variable, value in seaweedfs.environment().items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    with FaultProxy(seaweedfs.endpoint_url) as proxy:
-        yield proxy
 
 
 @asynccontextmanager

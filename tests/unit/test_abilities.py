@@ -14,8 +14,8 @@ from s3mount.config import MIB, Config
 from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
-from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_parts
-from s3mount.store.base import ObjectStore, Part, Upload
+from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_parts, probe_rename
+from s3mount.store.base import ALWAYS, Condition, ObjectStore, Part, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
 from tests.memory_store import Call, MemoryStore
 from tests.paper import PaperInMemory
@@ -24,7 +24,7 @@ from tests.running import run_virtual
 ALL_CONDITIONS = Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=True)
 NO_CONDITIONS = Abilities(put_if_absent=False, put_if_match=False, complete_if_absent=False)
 ALL_DELETES = Abilities(delete_many=True, delete_many_if_match=True, delete_if_match=True)
-ALL_AT_START = replace(ALL_CONDITIONS, delete_many=True, delete_many_if_match=True, delete_if_match=True)
+AT_START = replace(ALL_CONDITIONS, delete_many=True, delete_many_if_match=True, delete_if_match=True, rename=False)
 S3_PARTS = Abilities(part_copy=True, equal_parts=False, parts_max=10_000)
 CONFIG = Config(bucket="b", prefix="p/")
 
@@ -117,6 +117,48 @@ async def test_parts_are_believed_by_what_they_do(
     assert store.sent_bytes // MIB == sent_mib
 
 
+@pytest.mark.parametrize(("renaming", "expected"), [("kept", True), ("refused", False), ("ignored", False)])
+@run_virtual
+async def test_renames_are_believed_by_what_they_do(renaming: str, expected: bool) -> None:
+    """A PUT of nothing is tried on scratch keys only."""
+    store = MemoryStore(renaming=renaming)  # type: ignore[arg-type]
+    assert await probe_rename(store, "p/scratch") == Abilities(rename=expected)
+    assert tidy(store)
+    assert store.counts.total() <= 18
+    assert all(call.key.startswith("p/scratch") for call in store.calls)
+
+
+class Careless(MemoryStore):
+    """Renames whatever the conditions say: of the source, or of the target."""
+
+    ignored = "source"
+
+    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+        if self.ignored == "source":
+            source_etag = self.objects[source].etag if source in self.objects else source_etag
+        else:
+            condition = ALWAYS
+        await super().rename(source, target, source_etag=source_etag, condition=condition)
+
+
+@pytest.mark.parametrize("ignored", ["source", "target"])
+@run_virtual
+async def test_renames_that_keep_no_condition_are_not_used(ignored: str) -> None:
+    store = Careless(renaming="kept")
+    store.ignored = ignored
+    assert await probe_rename(store, "scratch") == Abilities(rename=False)
+    assert tidy(store)
+
+
+@run_virtual
+async def test_a_store_whose_renames_fail_is_asked_again() -> None:
+    store = MemoryStore(renaming="kept")
+    store.fail("rename", Unavailable("503", status=503))
+    with pytest.raises(Unavailable):
+        await probe_rename(store, "scratch")
+    assert tidy(store)
+
+
 @run_virtual
 async def test_a_refusal_in_the_body_of_a_200_is_a_refusal() -> None:
     """As the real store tells it: status 500, and the code that was in the body."""
@@ -158,7 +200,7 @@ async def test_a_copy_of_the_wrong_range_is_no_copy() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("probe", [probe_conditions, probe_deletes, probe_parts])
+@pytest.mark.parametrize("probe", [probe_conditions, probe_deletes, probe_parts, probe_rename])
 @run_virtual
 async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(probe: Probe, when: str) -> None:
     for failing in range(30):
@@ -177,9 +219,9 @@ async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(pr
         except Unavailable:
             assert tidy(store) or (when == "before" and removes(store.calls[failing]))
         else:
-            assert found in (ALL_CONDITIONS, ALL_DELETES, S3_PARTS)
+            assert found in (ALL_CONDITIONS, ALL_DELETES, S3_PARTS, Abilities(rename=False))
             if asked <= failing:
-                assert failing >= 8
+                assert failing >= 5
                 return
     raise AssertionError("the probe asks too much")
 
@@ -197,7 +239,7 @@ async def test_what_was_found_is_remembered_for_all_mounts_of_the_store(tmp_path
     store = MemoryStore(parts_max=1000)
     found = await Findings(store, CONFIG, tmp_path / "stores").parts()
     assert await Findings(store, CONFIG, tmp_path / "stores").conditions() == replace(
-        ALL_AT_START, part_copy=True, equal_parts=False, parts_max=1000
+        AT_START, part_copy=True, equal_parts=False, parts_max=1000
     )
     store.reset_counts()
     others = Findings(store, replace(CONFIG, prefix="other/", mountpoint=Path("/elsewhere")), tmp_path / "stores")
@@ -258,7 +300,7 @@ async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
     store.fail("put", AccessDenied("403", status=403))
     assert await Findings(store, CONFIG, tmp_path).conditions() == Abilities()
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert await Findings(store, CONFIG, tmp_path).conditions() == ALL_AT_START
+    assert await Findings(store, CONFIG, tmp_path).conditions() == AT_START
 
 
 @pytest.mark.parametrize(
@@ -300,7 +342,7 @@ async def test_what_was_found_out_before_is_known_without_a_request(tmp_path: Pa
     assert Findings(store, CONFIG, tmp_path).remembered() == Abilities()
     await Findings(store, CONFIG, tmp_path).conditions()
     store.reset_counts()
-    assert Findings(store, CONFIG, tmp_path).remembered() == ALL_AT_START
+    assert Findings(store, CONFIG, tmp_path).remembered() == AT_START
     assert not store.counts
 
 
