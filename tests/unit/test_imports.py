@@ -147,7 +147,7 @@ def test_every_library_is_a_declared_dependency() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     lines = setup["options"]["install_requires"].split("\n")
-    declared = {found[0] for line in lines if (found := re.match(r"[a-z0-9]+", line))}
+    declared = {found[0].replace("-", "_") for line in lines if (found := re.match(r"[a-z0-9-]+", line))}
     used = {library for name in modules() for library in libraries(name)}
     used -= {*sys.stdlib_module_names, "tomllib"}
     assert used - declared - {"botocore"} == set()  # boto3 is a thin face of botocore and requires it
