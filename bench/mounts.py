@@ -1,4 +1,4 @@
-"""Mounts for the benchmarks, s3mount's and rclone's, and what the kernel counts of the process that serves one.
+"""Mounts for the benchmarks, s3mount's, rclone's and s3fs's, and what the kernel counts of the process that serves one.
 
 Knows no workload. Each mount is one process of its own, ended by its pid; nothing is left behind.
 """
@@ -71,13 +71,25 @@ def mounted(bucket: str, work: Path, environment: dict[str, str]) -> Iterator[Mo
 
 
 @contextmanager
-def rclone_mounted(rclone: Path, bucket: str, work: Path, environment: dict[str, str]) -> Iterator[Mounted]:
+def rclone_mounted(
+    rclone: Path, bucket: str, work: Path, environment: dict[str, str], *options: str
+) -> Iterator[Mounted]:
     """`rclone mount` as its documentation advises for programs that write."""
     root, log = work / "rclone-mnt", work / "rclone-log"
     command = [str(rclone), "--config=", "mount", f":s3:{bucket}", str(root), "--vfs-cache-mode=writes"]
     command += [f"--s3-endpoint={environment['AWS_ENDPOINT_URL']}", "--s3-provider=SeaweedFS", "--s3-env-auth"]
-    command += [f"--cache-dir={work / 'rclone-cache'}", f"--log-file={log}", "--log-level=ERROR"]
+    command += [f"--cache-dir={work / 'rclone-cache'}", f"--log-file={log}", "--log-level=ERROR", *options]
     with _served(command, root, log, environment, status=128 + signal.SIGTERM) as mount:
+        yield mount
+
+
+@contextmanager
+def s3fs_mounted(s3fs: Path, bucket: str, work: Path, environment: dict[str, str], *options: str) -> Iterator[Mounted]:
+    """s3fs of Debian's package, of the whole bucket, with these options of mount(8)."""
+    root, log = work / "s3fs-mnt", work / "s3fs-log"
+    about = [f"url={environment['AWS_ENDPOINT_URL']}", "use_path_request_style", f"logfile={log}", *options]
+    command = [str(s3fs), bucket, str(root), "-f", "-o", ",".join(about)]
+    with _served(command, root, log, environment) as mount:
         yield mount
 
 
@@ -102,7 +114,7 @@ def _served(
 ) -> Iterator[Mounted]:
     """`status` is what the process ends with after SIGTERM when all is well."""
     root.mkdir(exist_ok=True)
-    daemon = subprocess.Popen(command, env=environment, cwd=ROOT)
+    daemon = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + MOUNT_SECONDS
         while not re.search(rf" {re.escape(str(root))} .* - fuse", Path("/proc/self/mountinfo").read_text()):
