@@ -7,8 +7,16 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+Tree = dict[str, bytes | str]
+DIRECTORY = "directory"
+LINK = "-> "
+SET_BEFORE_NS = 1_600_000_000 * 1_000_000_000
+"""What a program sets here is before it, what follows from writing is behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,65 @@ class Side:
     def stat(self, name: str) -> tuple[int, int]:
         return shown(os.stat(self.path(name)))
 
+    def attributes(self, name: str) -> "Attributes":
+        return attributes(os.lstat(self.path(name)))
+
+    def handle_attributes(self, handle: int) -> "Attributes":
+        return attributes(os.fstat(self.fds[handle]))
+
+    def create(self, handle: int, name: str, flags: int, mode: int) -> None:
+        self.fds[handle] = os.open(self.path(name), flags, mode)
+
+    def mkdir_with(self, name: str, mode: int) -> None:
+        os.mkdir(self.path(name), mode)
+
+    def chmod(self, name: str, mode: int) -> None:
+        os.chmod(self.path(name), mode)
+
+    def fchmod(self, handle: int, mode: int) -> None:
+        os.fchmod(self.fds[handle], mode)
+
+    def chown(self, name: str, uid: int, gid: int) -> None:
+        os.lchown(self.path(name), uid, gid)
+
+    def utimens(self, name: str, atime_ns: int, mtime_ns: int) -> int:
+        os.utime(self.path(name), ns=(atime_ns, mtime_ns), follow_symlinks=False)
+        return os.lstat(self.path(name)).st_mtime_ns
+
+    def touch(self, name: str) -> None:
+        os.utime(self.path(name))
+
+    def symlink(self, target: str, name: str) -> None:
+        os.symlink(target, self.path(name))
+
+    def readlink(self, name: str) -> str:
+        return os.readlink(self.path(name))
+
+    def mkfifo(self, name: str, mode: int) -> None:
+        os.mknod(self.path(name), stat.S_IFIFO | mode)
+
+    def setxattr(self, name: str, attribute: str, value: bytes, flags: int) -> None:
+        os.setxattr(self.path(name), attribute, value, flags)
+
+    def getxattr(self, name: str, attribute: str) -> bytes:
+        return os.getxattr(self.path(name), attribute)
+
+    def listxattr(self, name: str) -> list[str]:
+        return sorted(found for found in os.listxattr(self.path(name)) if found.startswith("user."))
+
+    def removexattr(self, name: str, attribute: str) -> None:
+        os.removexattr(self.path(name), attribute)
+
+    def write_file(self, name: str, data: bytes, mode: int) -> None:
+        fd = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def access(self, name: str, wanted: int) -> bool:
+        return os.access(self.path(name), wanted)
+
     def unlink(self, name: str) -> None:
         os.unlink(self.path(name))
 
@@ -131,16 +198,45 @@ def shown(found: os.stat_result) -> tuple[int, int]:
     return stat.S_IFMT(found.st_mode), found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def tree(root: Path) -> dict[str, bytes | None]:
-    """Every path below `root`: the bytes of a file, None of a directory."""
-    found: dict[str, bytes | None] = {}
-    for folder, directories, files in os.walk(root, onerror=_raise):
-        below = os.path.relpath(folder, root)
-        prefix = "" if below == "." else f"{below}/"
-        found.update({prefix + name: None for name in directories})
-        found.update({prefix + name: Path(folder, name).read_bytes() for name in files})
+class Attributes(NamedTuple):
+    """What is compared of an inode; `mtime_ns` None: it follows from writing, or is a directory's."""
+
+    mode: str
+    uid: int
+    gid: int
+    mtime_ns: int | None
+
+
+def attributes(found: os.stat_result) -> Attributes:
+    told = not stat.S_ISDIR(found.st_mode) and found.st_mtime_ns < SET_BEFORE_NS
+    return Attributes(oct(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns if told else None)
+
+
+def tree(root: Path) -> Tree:
+    """Every path below `root`: the bytes of a regular file, a word for anything else."""
+    found: Tree = {}
+    for name, entry in _below(root):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISREG(mode):
+            found[name] = Path(entry.path).read_bytes()
+        elif stat.S_ISLNK(mode):
+            found[name] = f"{LINK}{os.readlink(entry.path)}"
+        else:
+            found[name] = DIRECTORY if stat.S_ISDIR(mode) else f"special {stat.S_IFMT(mode):o}"
     return found
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def attribute_differences(left: Path, right: Path) -> list[str]:
+    """What differs in modes, owners and times of two equal trees, the roots included."""
+    names = ["", *(name for name, _ in _below(right))]
+    pairs = [(name, attributes((left / name).lstat()), attributes((right / name).lstat())) for name in names]
+    return [f"{name!r}: {tuple(here)} instead of {tuple(there)}" for name, here, there in pairs if here != there]
+
+
+def _below(root: Path, prefix: str = "") -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    with os.scandir(root / prefix) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        yield prefix + entry.name, entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(root, f"{prefix}{entry.name}/")

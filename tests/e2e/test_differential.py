@@ -1,25 +1,33 @@
-"""The mount answers every file operation as a local directory does, and the bucket holds what the tree shows.
+"""The mount answers every operation as a local directory does, and the bucket holds what the tree shows.
 
-DIFFERENTIAL_STEPS (of each seed) and DIFFERENTIAL_SEEDS (first:count) ask for more; `17:1` is one seed.
+DIFFERENTIAL_STEPS (of each seed) and DIFFERENTIAL_SEEDS (first:count) ask for more: DIFFERENTIAL_STEPS=5000 is 50,000
+steps in all, DIFFERENTIAL_SEEDS=17:1 one seed. DIFFERENTIAL_KINDS names what is drawn, of those in `kinds`.
 """
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.differential import SHOWN_OPERATIONS, Differs, Driver
+from tests.e2e.differential import SHOWS_ATTRIBUTES, names_of, steps_of
+from tests.e2e.driver import SHOWN_OPERATIONS, Differs, Driver
+from tests.e2e.elsewhere import LIFETIME_SECONDS
+from tests.e2e.kinds import ELSEWHERE
 from tests.e2e.mounting import ROOT, Mounted, Mounts, Place, hear, say
-from tests.e2e.sides import Side, tree
+from tests.e2e.sides import DIRECTORY, LINK, Side, Tree, attribute_differences, tree
 
 STEPS = int(os.environ.get("DIFFERENTIAL_STEPS", "2000"))
 """Of each seed."""
 FIRST, _, COUNT = os.environ.get("DIFFERENTIAL_SEEDS", "1:10").partition(":")
 SEEDS = range(int(FIRST), int(FIRST) + int(COUNT or 1))
+KINDS = os.environ.get("DIFFERENTIAL_KINDS", "files,directories,elsewhere").split(",")
 CHECK_STEPS = 500
-"""So often everything is closed, compared and remounted."""
+"""So often everything is closed, compared with the bucket and remounted; at times drawn by the seed it is remounted
+between, too."""
+SECONDS_A_STEP = 0.25
 
 
 class ForgetsLastByte(Side):
@@ -63,45 +71,104 @@ class AppendsAtOldEnd(Side):
             os.lseek(self.fds[handle], 0, os.SEEK_END)
 
 
+class RenamesWithoutWhatIsBelow(Side):
+    """A directory's rename that makes the new one empty."""
+
+    def rename(self, name: str, target: str) -> None:
+        full = os.path.isdir(self.path(name)) and os.listdir(self.path(name))
+        os.rename(self.path(name), self.path(target))
+        if full and name != target:
+            for entry in full:
+                if os.path.isfile(self.path(f"{target}/{entry}")):
+                    os.unlink(self.path(f"{target}/{entry}"))
+
+
+class KeepsModeOfNewFiles(Side):
+    """Every file gets the default mode."""
+
+    def write_file(self, name: str, data: bytes, mode: int) -> None:
+        super().write_file(name, data, 0o644)
+
+
+class ForgetsNanoseconds(Side):
+    def utimens(self, name: str, atime_ns: int, mtime_ns: int) -> int:
+        return super().utimens(name, atime_ns // 1000 * 1000, mtime_ns // 1000 * 1000)
+
+
+class ForgetsOwners(Side):
+    def chown(self, name: str, uid: int, gid: int) -> None:
+        os.lstat(self.path(name))
+
+
+class FollowsLinks(Side):
+    def chown(self, name: str, uid: int, gid: int) -> None:
+        os.chown(self.path(name), uid, gid)
+
+
+class DropsAttributesOnRename(Side):
+    def rename(self, name: str, target: str) -> None:
+        super().rename(name, target)
+        if os.path.isfile(self.path(target)) and not os.path.islink(self.path(target)):
+            os.chmod(self.path(target), 0o644)
+
+
 def sides(tmp_path: Path, kind: type[Side] = Side) -> tuple[Side, Side]:
     for name in ("left", "right"):
         (tmp_path / name).mkdir()
     return kind(tmp_path / "left"), Side(tmp_path / "right")
 
 
-def test_the_driver_finds_no_difference_between_two_local_directories(tmp_path: Path) -> None:
-    """Two directories of one disk never differ, and enough of what is drawn succeeds."""
-    left, right = sides(tmp_path)
-    driver = Driver(1, left, right)
+def drive(left: Side, right: Side, kinds: list[str], steps: int) -> None:
+    """So many steps of these kinds, in four parts, the trees compared after each."""
+    shows = bool(SHOWS_ATTRIBUTES & set(kinds))
+    driver = Driver(1, left, right, steps_of(kinds), names=names_of(kinds), shows_attributes=shows)
     for _ in range(4):
-        driver.run(1000)
+        driver.run(steps // 4)
         driver.close_all()
         driver.compare_trees()
-    assert sum(body is not None for body in tree(right.root).values()) >= 5
 
 
-@pytest.mark.parametrize("kind", [ForgetsLastByte, LeavesOldBytes, WrongErrno, RenamesByCopy, AppendsAtOldEnd])
-def test_the_driver_finds_a_planted_difference(tmp_path: Path, kind: type[Side]) -> None:
+LOCAL_KINDS = ["files", "directories", "attributes", "xattr", *(["callers"] if os.geteuid() == 0 else [])]
+"""All that need no bucket; only root can be somebody else."""
+
+
+@pytest.mark.parametrize("kinds", [["files"], LOCAL_KINDS], ids=["files", "all"])
+def test_the_driver_finds_no_difference_between_two_local_directories(tmp_path: Path, kinds: list[str]) -> None:
+    """Two directories of one disk never differ, and enough of what is drawn succeeds."""
+    left, right = sides(tmp_path)
+    drive(left, right, kinds, 4000)
+    found = tree(right.root)
+    assert sum(body != DIRECTORY for body in found.values()) >= 5
+    if kinds != ["files"]:
+        assert any(isinstance(body, str) and body.startswith(LINK) for body in found.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "kinds"),
+    [
+        *((kind, "files") for kind in (ForgetsLastByte, LeavesOldBytes, WrongErrno, RenamesByCopy, AppendsAtOldEnd)),
+        (RenamesWithoutWhatIsBelow, "directories"),
+        *((kind, "attributes") for kind in (KeepsModeOfNewFiles, ForgetsNanoseconds, ForgetsOwners, FollowsLinks)),
+        (DropsAttributesOnRename, "attributes"),
+    ],
+)
+def test_the_driver_finds_a_planted_difference(tmp_path: Path, kind: type[Side], kinds: str) -> None:
     """Each of several plausible bugs is found within the steps of one seed, and the report says how to replay it."""
     left, right = sides(tmp_path, kind)
-    driver = Driver(1, left, right)
     try:
         with pytest.raises(Differs, match=r"seed=1 step=\d+") as found:
-            for _ in range(4):
-                driver.run(500)
-                driver.close_all()
-                driver.compare_trees()
+            drive(left, right, ["files", kinds] if kinds != "files" else ["files"], 2000)
     finally:
         left.close_all()
         right.close_all()
     assert len(str(found.value).splitlines()) > 5
 
 
-def check_bucket(place: Place, expected: dict[str, bytes | None]) -> None:
+def check_bucket(place: Place, expected: Tree) -> None:
     """The bucket has exactly the files of the oracle's tree, byte for byte, and says which directories exist."""
-    files = {name: body for name, body in expected.items() if body is not None}
-    directories = {name for name, body in expected.items() if body is None}
-    keys = place.names()
+    files = {name: stored(found) for name, found in expected.items() if found != DIRECTORY}
+    directories = {name for name, found in expected.items() if found == DIRECTORY}
+    keys = [key for key in place.names() if not any(part.startswith(".s3mount") for part in key.split("/"))]
     assert place.uploads() == []
     found = {key: place.get(key) for key in keys if not key.endswith("/")}
     assert [name for name in sorted({*found, *files}) if found.get(name) != files.get(name)] == []
@@ -112,32 +179,67 @@ def check_bucket(place: Place, expected: dict[str, bytes | None]) -> None:
     assert shown - {""} == directories
 
 
+def stored(found: bytes | str) -> bytes:
+    """The body of the object that stands for this: a link's is its target, a FIFO's is empty."""
+    if isinstance(found, bytes):
+        return found
+    return os.fsencode(found[len(LINK) :]) if found.startswith(LINK) else b""
+
+
+def command(mounted: Mounted, oracle: Path, trace: Path, seed: int) -> list[str]:
+    place = mounted.place
+    words = [sys.executable, "-m", "tests.e2e.differential", f"--seed={seed}", f"--trace={trace}"]
+    words += [f"--kinds={','.join(KINDS)}", f"--endpoint-url={place.server.endpoint_url}"]
+    return [*words, f"--bucket={place.bucket}", f"--prefix={place.prefix}", str(mounted.root), str(oracle)]
+
+
+def options() -> list[str]:
+    """Of the mount: what the kinds need."""
+    ttl = f"{LIFETIME_SECONDS * 1000:.0f}ms"
+    chosen = [f"--metadata-ttl={ttl}", f"--negative-ttl={ttl}"] if ELSEWHERE in KINDS else []
+    chosen += ["--allow-other"] if "callers" in KINDS else []
+    return [*chosen, "--xattr"] if "xattr" in KINDS else chosen
+
+
 @pytest.mark.slow
-@pytest.mark.seconds(600)
+@pytest.mark.seconds(120 + STEPS * SECONDS_A_STEP)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_mount_answers_as_a_local_directory(mounts: Mounts, tmp_path: Path, seed: int) -> None:
     """Random operations on a mount and on a local directory give the same results, errnos and trees, and the bucket
-    holds that tree; differences are those of DIFFERENCES."""
-    oracle, trace = tmp_path / "oracle", tmp_path / "trace"
-    oracle.mkdir()
-    mounted: Mounted = mounts.start()
-    command = [sys.executable, "-m", "tests.e2e.differential", f"--seed={seed}", f"--trace={trace}"]
+    holds that tree, also when another client changes it and across remounts; differences are those of DIFFERENCES."""
+    oracle, trace, draws = tmp_path / "oracle", tmp_path / "trace", random.Random(seed)
+    oracle.mkdir(mode=0o755)
+    mounted = mounts.start(*options())
     driver = subprocess.Popen(
-        [*command, str(mounted.root), str(oracle)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        command(mounted, oracle, trace, seed),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **mounted.place.server.environment()},
     )
+
+    def take(steps: int) -> None:
+        say(driver, str(steps))
+        if (said := hear(driver)) != "ok":
+            assert driver.stdout is not None
+            rest = driver.stdout.read()
+            driver.wait(60)
+            if not said:
+                rest = "".join(trace.read_text().splitlines(keepends=True)[-SHOWN_OPERATIONS:])
+            pytest.fail(f"{said}\n{rest}\nthe driver's exit status: {driver.returncode}", pytrace=False)
+
     try:
         for _ in range(0, STEPS, CHECK_STEPS):
-            say(driver, str(CHECK_STEPS))
-            if (said := hear(driver)) != "ok":
-                assert driver.stdout is not None
-                rest = driver.stdout.read()
-                driver.wait(60)
-                if not said:
-                    rest = "".join(trace.read_text().splitlines(keepends=True)[-SHOWN_OPERATIONS:])
-                pytest.fail(f"{said}\n{rest}\nthe driver's exit status: {driver.returncode}", pytrace=False)
+            early = draws.randrange(1, CHECK_STEPS)
+            take(early)
+            mounted.remount()
+            take(CHECK_STEPS - early)
             mounted.remount()
             expected = tree(oracle)
             assert tree(mounted.root) == expected, f"after a remount, seed {seed}"
+            if SHOWS_ATTRIBUTES & set(KINDS):
+                assert attribute_differences(mounted.root, oracle) == [], f"after a remount, seed {seed}"
             check_bucket(mounts.place, expected)
     finally:
         driver.kill()
