@@ -1,7 +1,7 @@
 """The mount answers every operation as a local directory does, and the bucket holds what the tree shows.
 
-DIFFERENTIAL_STEPS (of each seed) and DIFFERENTIAL_SEEDS (first:count) ask for more: DIFFERENTIAL_STEPS=5000 is 50,000
-steps in all, DIFFERENTIAL_SEEDS=17:1 one seed. DIFFERENTIAL_KINDS names what is drawn, of those in `kinds`.
+DIFFERENTIAL_STEPS=50000 takes so many steps in all instead of a share of them, DIFFERENTIAL_SEEDS=1:20 divides them
+among so many seeds (17:1: one seed); DIFFERENTIAL_KINDS names what is drawn, of those in `kinds`.
 """
 
 import os
@@ -19,10 +19,10 @@ from tests.e2e.kinds import ELSEWHERE
 from tests.e2e.mounting import ROOT, Mounted, Mounts, Place, hear, say
 from tests.e2e.sides import DIRECTORY, LINK, Side, Tree, attribute_differences, tree
 
-STEPS = int(os.environ.get("DIFFERENTIAL_STEPS", "2000"))
-"""Of each seed."""
-FIRST, _, COUNT = os.environ.get("DIFFERENTIAL_SEEDS", "1:10").partition(":")
+FIRST, _, COUNT = os.environ.get("DIFFERENTIAL_SEEDS", "1:6").partition(":")
 SEEDS = range(int(FIRST), int(FIRST) + int(COUNT or 1))
+STEPS = -(-int(os.environ.get("DIFFERENTIAL_STEPS", "12000")) // len(SEEDS))
+"""Of each seed."""
 KINDS = os.environ.get("DIFFERENTIAL_KINDS", "files,directories,elsewhere").split(",")
 CHECK_STEPS = 500
 """So often everything is closed, compared with the bucket and remounted; at times drawn by the seed it is remounted
