@@ -72,6 +72,10 @@ class Config:
     attributes: Literal["auto", "always", "never"] = "auto"
     """auto: special attributes are looked for where a flag says that there are some; always: a HEAD for each entry;
     never: none is read or stored."""
+    attributes_remembered_max: int = 16_384
+    """Versions whose attributes are remembered although the kernel has forgotten their inodes."""
+    attribute_requests_ahead_max: int = 32
+    """HEADs on their way before their names are looked up, over all directories that are read in order."""
     xattr: bool = False
     """With it the kernel asks for an extended attribute before every write(2)."""
     unlink: Literal["batch", "sync"] = "batch"

@@ -141,6 +141,10 @@ class Operations(pyfuse3.Operations):
         raise NotPermitted("an object has one key: hard links do not exist")
 
     @answered
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return await self._fs.readlink(inode)
+
+    @answered
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         raise NotPermitted("symbolic links are not kept yet")
 

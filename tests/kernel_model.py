@@ -209,6 +209,9 @@ class Kernel:
         self.dentries.clear()
 
     def _hold(self, parent: int, name: bytes, attributes: Attributes) -> None:
+        if attributes.size < 0 or not attributes.mode:
+            self.fs.forget([(attributes.ino, 1)])  # as fuse_direntplus_link() refuses what is not valid
+            return
         self.lookups[attributes.ino] = self.lookups.get(attributes.ino, 0) + 1
         self.dentries[parent, name] = Dentry(attributes, trio.current_time() + attributes.entry_seconds)
 

@@ -123,6 +123,7 @@ class MemoryStore:
         page_max: int = 1000,
         versioned: bool = False,
         latency_seconds: float = 0.0,
+        placed_seconds_ago: int = 3600,
         piece_bytes: int = 256 * 1024,
         equal_parts: bool = False,
         parts_max: int = S3_PARTS_MAX,
@@ -145,6 +146,7 @@ class MemoryStore:
         self.upload_log: UploadLog = Unlogged()
         self.latency_seconds = latency_seconds
         self.piece_bytes = piece_bytes
+        self.placed_seconds_ago = placed_seconds_ago
         self._clock_ns = clock_ns
         self._etag_of = etag_of or _etag
         self._part_min_bytes = part_min_bytes
@@ -167,8 +169,9 @@ class MemoryStore:
     # What tests do behind the mount's back, without a request.
 
     def place(self, key: str, body: bytes = b"", headers: Headers = NO_HEADERS, **others: object) -> MemoryObject:
-        """Put an object as another client would; `others` are fields of MemoryObject."""
+        """Put an object as another client would, `placed_seconds_ago`; `others` are fields of MemoryObject."""
         stored = self._object(body, self._etag_of(body), headers)
+        stored = replace(stored, last_modified_ns=stored.last_modified_ns - self.placed_seconds_ago * SECOND_NS)
         if others:
             stored = replace(stored, **others)  # type: ignore[arg-type]
         self._store(key, stored)

@@ -28,8 +28,9 @@ class Directory:
     The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays
     of requests under way, `local` (names whose files were created here and are not in the bucket yet), `marker`
     (None: not known), `flag`: whether the bucket says that attributes here may be special (None: not known), as known
-    at `flag_at`, `opened` handles and since when, misses within the running lifetime, and the event of a page
-    being fetched for lookups.
+    at `flag_at`; `flag_date_ns`: the Date of the reply in which it was absent; `flag_owed`: only we know that it
+    should be there; `opened` handles and since when, misses within the running lifetime, and the event of a page being
+    fetched for lookups.
     """
 
     __slots__ = (
@@ -37,6 +38,8 @@ class Directory:
         "fetching",
         "flag",
         "flag_at",
+        "flag_date_ns",
+        "flag_owed",
         "listings",
         "local",
         "marker",
@@ -61,6 +64,8 @@ class Directory:
         self.marker: bool | None = None
         self.flag: bool | None = None
         self.flag_at = 0.0
+        self.flag_date_ns = 0
+        self.flag_owed = False
         self.removed = False
         self.opened = 0
         self.opened_since = 0.0

@@ -14,6 +14,7 @@ from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import Caller, Fh
+from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag, restore_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
@@ -21,10 +22,10 @@ from s3mount.vfs.lookup import known, require
 from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
 
-KEYS_BESIDE = 3
-"""The marker, the entry that is about to go, and one that stays."""
-NOT_EMPTY_KEYS = 2
-"""The marker and one more key: enough to see that a directory is not empty."""
+KEYS_BESIDE = 4
+"""The marker, the flag, the entry that is about to go, and one that stays."""
+NOT_EMPTY_KEYS = 3
+"""The marker, the flag and one more key: enough to see that a directory is not empty."""
 
 
 async def create(
@@ -125,7 +126,7 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     found = known(tree, parent, text, started)
     if found is not None and found[0] is not None:
         raise Exists(found[0].path)
-    await tree.store.put(key, (), DIRECTORY_HEADERS)
+    stored = await tree.store.put(key, (), DIRECTORY_HEADERS)
     tree.note(parent, text, DIRECTORY)
     tree.exists(key)
     tree.touched(parent)
@@ -135,6 +136,7 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     if not directory.pages:
         # The name was absent a moment ago, so nothing is in there but what comes through us.
         directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
+        note_flag(directory, started, stored.last_modified_ns, present=False)
     own(tree, parent, inode, stat.S_IFDIR | stat.S_IMODE(mode), caller)
     return inode
 
@@ -181,8 +183,7 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
     directory = inode.contents
     await check_empty(tree, inode)
     await keep_directory(tree, parent, text)
-    if directory.marker:
-        await tree.store.delete(directory.prefix)
+    await _delete_directory(tree, inode)
     directory.removed = True
     tree.listings.prefix_removed(directory.prefix, trio.current_time())
     directory.forget_all()
@@ -190,15 +191,36 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
     _uncover_twin(parent, text)
 
 
+async def _delete_directory(tree: Tree, inode: Inode) -> None:
+    """Delete flag and marker, in this order: some stores keep a marker, and say nothing, while keys lie below it. What
+    came meanwhile may have counted on the flag: it is put back then. Raises NotEmpty."""
+    directory = inode.contents
+    if not directory.flag or directory.flag_owed:
+        if directory.marker:
+            await tree.store.delete(directory.prefix)
+        return
+    headers = await lower_flag(tree, directory)
+    try:
+        if directory.marker:
+            await tree.store.delete(directory.prefix)
+            directory.marker = None
+        await check_empty(tree, inode)
+    except S3MountError:
+        await restore_flag(tree, directory, headers)
+        raise
+
+
 async def check_empty(tree: Tree, inode: Inode) -> None:
-    """Raises NotEmpty, also for keys below that are hidden; learns whether there is a marker."""
+    """Raises NotEmpty, also for keys below that are hidden; learns whether there are marker and flag."""
     directory = inode.contents
     if inode.children is None:
         raise NotADirectory(inode.path)
     if not directory.local:
+        asked = trio.current_time()
         page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS)
-        if all(listed.key == directory.prefix and listed.size == 0 for listed in page.objects):
-            directory.marker = bool(page.objects)
+        if all(is_kept_beside(directory.prefix, listed) for listed in page.objects):
+            directory.marker = any(listed.key == directory.prefix for listed in page.objects)
+            learn_flag(directory, page, BEGIN, asked)
             if not directory.local:
                 return
     raise NotEmpty(inode.path)
@@ -216,7 +238,8 @@ async def keep_directory(tree: Tree, parent: Inode, name: str) -> None:
         page = await tree.store.list_page(directory.prefix, max_keys=KEYS_BESIDE)
         directory.marker = any(listed.key == directory.prefix for listed in page.objects)
         below = directory.prefix + name
-        if directory.marker or any(listed.key not in (below, below + "/") for listed in page.objects):
+        entries = [listed.key for listed in page.objects if not is_kept_beside(directory.prefix, listed)]
+        if directory.marker or any(key not in (below, below + "/") for key in entries):
             return
     await tree.store.put(directory.prefix, (), DIRECTORY_HEADERS)
     directory.marker = True

@@ -18,10 +18,12 @@ from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
+from s3mount.vfs.exact import Exact
+from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import check_key, decode
-from s3mount.vfs.lookup import resolve
+from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.reading import Emit, Readings
 from s3mount.vfs.rename import rename
@@ -47,12 +49,15 @@ class FileSystem:
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
         self._readings = Readings(self._tree)
+        self._exact = Exact(self._tree)
+        self._tree.on_write = lambda directory: self._tree.background(pay_flag, self._tree, directory)
         # Who loses a lock file in the open looks for the winner's at once: the kernel must ask us then.
         self._negative_seconds = 0.0 if config.exclusive_create == "open" else config.negative_ttl_seconds
 
     async def start(self) -> None:
         """List the root once: the first look at the mount costs nothing, and a store that refuses is found before."""
         await fetch_page(self._tree, self._inodes.root.contents, FIRST_STEP)
+        await self._exact.renew(self._inodes.root)
 
     # names
 
@@ -63,7 +68,7 @@ class FileSystem:
         if text is None:
             return absent(self._negative_seconds)
         check_key(above.contents.prefix + text)
-        inode, until = await resolve(self._tree, above, text)
+        inode, until = await self._exact.lookup(above, text)
         now = trio.current_time()
         if inode is None:
             return absent(min(max(until - now, 0.0), self._negative_seconds))
@@ -103,8 +108,14 @@ class FileSystem:
     # attributes
 
     async def getattr(self, ino: int) -> Attributes:
-        """Out of memory, always: an inode is one version."""
-        return self._tree.shown(self._inodes.get(ino))
+        """Out of memory, for a file's inode is one version; the attributes of a directory may have to be asked for
+        again."""
+        inode = self._inodes.get(ino)
+        await self._exact.renew(inode)
+        return self._tree.shown(inode)
+
+    async def readlink(self, ino: int) -> bytes:
+        return await read_link(self._tree, self._inodes.get(ino))
 
     async def setattr(self, ino: int, changes: Changes, fh: int | None) -> Attributes:
         """Change the size; mode, owner and times are kept with the inode while it lives."""

@@ -1,18 +1,25 @@
 """Flags: the object `.s3mount-attrs` in a directory says that attributes of its entries may be special.
 
-A flag is put before the first entry with special attributes is stored in the directory, and looked for again after it.
-The directory's own special attributes are the flag's metadata. What is known of a flag is in `Directory`.
+A flag is put before the first entry with special attributes is stored in the directory, and looked for again when what
+is known of it is older than a lifetime. The directory's own special attributes are the flag's metadata. What is known
+of a flag is in `Directory`; only `--attributes auto` reads and writes any. A directory that shows special attributes
+without one (another program has stored them) is flagged for us at once, and in the bucket with our next write there.
 """
 
+import logging
+from bisect import bisect_left
 from contextlib import suppress
 
 import trio
 
 from s3mount.config import RESERVED
-from s3mount.errors import PreconditionFailed
-from s3mount.store.base import ABSENT, Headers
+from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.store.base import ABSENT, Headers, Listed, ObjectInfo, Page
 from s3mount.vfs.directory import Directory
+from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
 
 FLAG = f"{RESERVED}-attrs"
 FLAG_HEADERS = Headers(content_type="application/octet-stream")
@@ -20,9 +27,99 @@ FLAG_HEADERS = Headers(content_type="application/octet-stream")
 
 async def raise_flag(tree: Tree, directory: Directory) -> None:
     """The bucket has the directory's flag when this returns; one that is there stays as it is."""
-    now = trio.current_time()
-    if directory.flag and directory.flag_at + tree.config.metadata_ttl_seconds > now:
+    if tree.config.attributes != "auto":
         return
-    with suppress(PreconditionFailed):
-        await tree.store.put(directory.prefix + FLAG, (), FLAG_HEADERS, ABSENT)
-    directory.flag, directory.flag_at = True, now
+    fresh = directory.flag_at + tree.config.metadata_ttl_seconds > trio.current_time()
+    if directory.flag and fresh and not directory.flag_owed:
+        return
+    # Asked for first where it may be there: not every store keeps the condition, and it may have metadata.
+    if (fresh and directory.flag is False) or await ask_flag(tree, directory) is None:
+        await _put_flag(tree, directory, FLAG_HEADERS)
+
+
+async def pay_flag(tree: Tree, directory: Directory) -> None:
+    """Put the flag that is only known here. A failure is tried again with the next write."""
+    try:
+        await raise_flag(tree, directory)
+    except S3MountError as error:
+        log.warning("flag not stored prefix=%s reason=%s", escaped(directory.prefix), error)
+
+
+async def ask_flag(tree: Tree, directory: Directory, date_ns: int = 0) -> ObjectInfo | None:
+    """HEAD of the flag: what it carries, None when there is none. `date_ns` is of a reply that came before."""
+    asked = trio.current_time()
+    prefix = directory.prefix
+    try:
+        info = await tree.store.head(prefix + FLAG)
+    except NotFound:
+        info = None
+    if directory.prefix == prefix:
+        note_flag(directory, asked, date_ns, present=info is not None)
+    return info
+
+
+async def lower_flag(tree: Tree, directory: Directory) -> Headers:
+    """Delete the flag of a directory that has one and is to go; returns what puts it back."""
+    headers = FLAG_HEADERS
+    with suppress(NotFound):
+        headers = (await tree.store.head(directory.prefix + FLAG)).headers
+    try:
+        await tree.store.delete(directory.prefix + FLAG)
+    except S3MountError:
+        directory.flag = None  # it may have had its effect
+        with suppress(S3MountError):
+            await restore_flag(tree, directory, headers)
+        raise
+    directory.flag, directory.flag_owed, directory.flag_at = None, False, trio.current_time()
+    return headers
+
+
+async def restore_flag(tree: Tree, directory: Directory, headers: Headers) -> None:
+    """Put back a flag whose directory stays after all. One that came meanwhile has it."""
+    await _put_flag(tree, directory, headers)
+
+
+async def _put_flag(tree: Tree, directory: Directory, headers: Headers) -> None:
+    key = directory.prefix + FLAG
+    try:
+        await tree.store.put(key, (), headers, ABSENT)
+    except PreconditionFailed:
+        pass
+    except NotImplementedByStore:
+        await tree.store.put(key, (), headers)
+    directory.flag, directory.flag_owed, directory.flag_at = True, False, trio.current_time()
+
+
+def learn_flag(directory: Directory, page: Page, start: str, asked: float) -> bool:
+    """Take over what a LIST below the directory tells of its flag, if it has come to that name; whether it did. `start`
+    is the position behind which the page begins."""
+    key = directory.prefix + FLAG
+    objects = page.objects
+    index = bisect_left(objects, key, key=_key)
+    present = index < len(objects) and objects[index].key == key
+    if not present:
+        last = max(objects[-1].key if objects else "", page.prefixes[-1] if page.prefixes else "")
+        if start >= FLAG or (page.token is not None and last <= key):
+            return False
+    note_flag(directory, asked, page.date_ns, present=present)
+    return True
+
+
+def note_flag(directory: Directory, asked: float, date_ns: int, *, present: bool) -> None:
+    """What a reply of this Date, to a request sent at `asked`, says of the flag."""
+    if directory.flag is not None and directory.flag_at > asked:
+        return  # it was put, or asked for, since
+    directory.flag_at = asked
+    if present:
+        directory.flag, directory.flag_owed = True, False
+    elif not directory.flag_owed:
+        directory.flag, directory.flag_date_ns = False, date_ns
+
+
+def is_kept_beside(prefix: str, listed: Listed) -> bool:
+    """Whether a key below a directory is no entry of it: its marker, if that has no bytes, or its flag."""
+    return (listed.key == prefix and not listed.size) or listed.key == prefix + FLAG
+
+
+def _key(listed: Listed) -> str:
+    return listed.key

@@ -8,6 +8,7 @@ exactly while the inode is linked, and an inode that is not linked is an orphan:
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from math import inf
 
 from s3mount.data.file import File
 from s3mount.errors import NotADirectory, Stale
@@ -81,12 +82,13 @@ class Inode:
 
     `fresh_until`: how long the name is believed because it was asked for alone; listings have lifetimes of their own.
     `special`: what the bucket keeps of it besides the defaults; None: nobody has looked yet, and only name and type may
-    be told.
+    be told. `exact_until`: how long that is believed; of a version that is settled for good.
     """
 
     __slots__ = (
         "children",
         "directory",
+        "exact_until",
         "fresh_until",
         "ino",
         "known",
@@ -108,6 +110,7 @@ class Inode:
         self.children: dict[str, Inode] | None = None
         self.state: State | None = None
         self.special: Special | None = PLAIN
+        self.exact_until = inf
 
     def __repr__(self) -> str:
         kind = "directory" if self.directory else "file"
@@ -130,6 +133,15 @@ class Inode:
     @property
     def held(self) -> bool:
         return self.state is not None and self.state.held
+
+    @property
+    def ours(self) -> bool:
+        """Whether this mount knows better than the bucket what its attributes are."""
+        state = self.state
+        if state is None:
+            return False
+        changed = (state.mode, state.uid, state.gid, state.mtime_ns) != (None, None, None, None)
+        return changed or state.unsure or state.held
 
     @property
     def key(self) -> str:
@@ -185,6 +197,7 @@ class Inodes:
         self.root.directory = Directory(prefix, listings)
         self.root.directory.marker = True  # it needs none
         self.root.children = {}
+        self.root.special, self.root.exact_until = None, 0.0
         self.root.lookups = 1
         self._table[ROOT] = self.root
 
@@ -213,6 +226,7 @@ class Inodes:
             self.detach(child)
         inode = self._new(parent, name, listed.key, f"{listed.etag}{whole_seconds(listed.last_modified_ns)}")
         inode.known = listed
+        inode.special = None
         inode.fresh_until = fresh_until
         children[name] = inode
         return inode
@@ -230,6 +244,7 @@ class Inodes:
         inode = self._new(parent, name, prefix, "")
         inode.directory = Directory(prefix, self._listings)
         inode.children = {}
+        inode.special, inode.exact_until = None, 0.0
         inode.fresh_until = fresh_until
         children[name] = inode
         return inode

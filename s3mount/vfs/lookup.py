@@ -11,7 +11,8 @@ import trio
 
 from s3mount.config import S3_KEY_MAX_BYTES
 from s3mount.errors import NoEntry, NotFound, S3MountError
-from s3mount.store.base import Listed, ObjectInfo, Page
+from s3mount.store.base import ObjectInfo, Page
+from s3mount.vfs.flags import learn_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name, is_reserved, read_subtree
 from s3mount.vfs.pages import list_around
@@ -26,7 +27,7 @@ PROBE_KEYS = 10
 class Answer:
     """What the store said of a key: the object there, and the keys below it when there are any."""
 
-    file: Listed | None
+    file: ObjectInfo | None
     below: Page | None
 
     @property
@@ -111,7 +112,7 @@ async def ask_store(tree: Tree, key: str) -> Answer:
         raise failure
     below = page if page is not None and page.objects else None
     if isinstance(head, ObjectInfo):
-        return Answer(Listed(key, head.size, head.etag, head.last_modified_ns), below)
+        return Answer(head, below)
     if head is not None and below is None:
         raise head
     return Answer(None, below)
@@ -126,18 +127,22 @@ async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, floa
         answer = await ask_store(tree, prefix)
         if directory.prefix + name != prefix:
             return await _ask(tree, parent, name)  # the directory was moved meanwhile
-        entry: Entry | None = answer.file
+        entry: Entry | None = None
         if answer.below is not None:
             tree.exists(prefix + "/")
             entry = DIRECTORY
             twin = name + TWIN_SUFFIX
             if answer.file is not None and is_name(twin) and twin not in changes:
-                directory.note(twin, answer.file, own=False)
-        elif entry is None and name.endswith(TWIN_SUFFIX) and name != TWIN_SUFFIX:
+                directory.note(twin, tree.learn(parent, twin, answer.file, asked), own=False)
+        elif answer.file is not None:
+            if name not in changes:
+                entry = tree.learn(parent, name, answer.file, asked)
+        elif name.endswith(TWIN_SUFFIX) and name != TWIN_SUFFIX:
             behind = await ask_store(tree, prefix[: -len(TWIN_SUFFIX)])
             if directory.prefix + name != prefix:
                 return await _ask(tree, parent, name)
-            entry = behind.file if behind.below is not None else None
+            if behind.below is not None and behind.file is not None and name not in changes:
+                entry = tree.learn(parent, name, behind.file, asked)
         if name in changes:
             entry = changes[name]
         else:
@@ -164,6 +169,7 @@ async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, floa
 def learn_small(tree: Tree, inode: Inode, below: Page, asked: float) -> None:
     """Take over what a LIST of the first keys below a directory tells: its marker, and all of it when that was all."""
     directory = inode.contents
+    learn_flag(directory, below, BEGIN, asked)
     piece = read_subtree(directory.prefix, below.objects)
     directory.marker = piece.marker is not None
     if below.token is None:

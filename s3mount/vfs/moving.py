@@ -1,9 +1,10 @@
 """The move of a directory: all keys below it, by server-side copy and delete.
 
-They are copied several at a time, and deleted once every copy exists; when a copy fails, the copies made are removed
-again and the source is whole. What is open moves through its File, which sends later uploads to the new key. What
-programs change below the directory while it is copied is copied again, so that nothing acknowledged stays behind. Knows
-neither where the directory may go nor what was there: `rename` has seen to both.
+They are copied several at a time, flags first, and deleted once every copy exists, flags last, so that nobody sees
+special attributes in a directory without its flag. When a copy fails, the copies made are removed again and the source
+is whole. What is open moves through its File, which sends later uploads to the new key. What programs change below the
+directory while it is copied is copied again, so that nothing acknowledged stays behind. Knows neither where the
+directory may go nor what was there: `rename` has seen to both.
 """
 
 import logging
@@ -25,6 +26,7 @@ from s3mount.errors import (
     StoreError,
 )
 from s3mount.store.base import Condition, Listed
+from s3mount.vfs.flags import FLAG
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY_HEADERS, check_key, escaped
 from s3mount.vfs.tree import Tree
@@ -149,10 +151,12 @@ class DirectoryMove:
         for listed in wanted:
             if listed.key.endswith("/"):
                 await copy(listed)
-        async with trio.open_nursery() as nursery:
-            for listed in wanted:
-                if not listed.key.endswith("/"):
-                    nursery.start_soon(copy, listed)
+        # A flag is there before what it speaks of.
+        for flags in (True, False):
+            async with trio.open_nursery() as nursery:
+                for listed in wanted:
+                    if not listed.key.endswith("/") and listed.key.endswith("/" + FLAG) is flags:
+                        nursery.start_soon(copy, listed)
         if failures:
             raise failures[0]
 
@@ -221,10 +225,11 @@ async def _delete(tree: Tree, versions: list[tuple[str, str]]) -> None:
             except StoreError as error:
                 log.warning("rename left an object key=%s reason=%s", escaped(key), error)
 
-    async with trio.open_nursery() as nursery:
-        for key, etag in versions:
-            if not key.endswith("/"):
-                nursery.start_soon(delete, key, etag)
+    for flags in (False, True):
+        async with trio.open_nursery() as nursery:
+            for key, etag in versions:
+                if not key.endswith("/") and key.endswith("/" + FLAG) is flags:
+                    nursery.start_soon(delete, key, etag)
     # SeaweedFS keeps a marker, and says nothing, while keys lie below it: the deepest first, when they are gone.
     for key, etag in sorted(versions, reverse=True):
         if key.endswith("/"):

@@ -8,9 +8,12 @@ shown.
 import trio
 
 from s3mount.errors import BadReply, S3MountError
+from s3mount.store.base import Listed
 from s3mount.vfs.directory import Directory
+from s3mount.vfs.flags import ask_flag, learn_flag
 from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, escaped, hidden_behind, read_page
 from s3mount.vfs.spans import FIRST_STEP, Span, Step
+from s3mount.vfs.told import said_plain
 from s3mount.vfs.tree import Tree
 
 GHOST_REQUESTS_MAX = 16
@@ -22,6 +25,7 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
     prefix = directory.prefix
     holes = frozenset[str]() if carry is not None else hidden_behind(start)
     fetched = trio.current_time()
+    told = False
     with directory.overlay() as changes:
         while True:
             page = await tree.store.list_page(
@@ -33,6 +37,7 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
             if directory.prefix != prefix:
                 break
             piece = read_page(prefix, page, start, carry or {})
+            told = learn_flag(directory, page, start, fetched) or told
             if page.token is not None and page.token == token:
                 raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
             token = page.token
@@ -40,6 +45,8 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
             if piece.stop > start or token is None:
                 break
             carry = piece.carry
+        if directory.prefix == prefix and not told and _wants_flag(tree, directory, piece, fetched):
+            await ask_flag(tree, directory, page.date_ns)
         if directory.prefix == prefix:
             await _learn(tree, directory, piece, start)
         if directory.prefix != prefix:
@@ -62,6 +69,18 @@ async def list_around(tree: Tree, directory: Directory, after: str) -> None:
     finally:
         directory.fetching = None
         done.set()
+
+
+def _wants_flag(tree: Tree, directory: Directory, piece: Piece, fetched: float) -> bool:
+    """Whether it pays to ask for the flag that the page does not tell of: nothing is known, or what is known is old and
+    there are entries that came since."""
+    if tree.config.attributes != "auto":
+        return False
+    if directory.flag is None:
+        return True
+    if directory.flag or directory.flag_at + tree.config.metadata_ttl_seconds > fetched:
+        return False
+    return not all(isinstance(entry, Listed) and said_plain(directory, entry) for entry in piece.entries.values())
 
 
 async def _learn(tree: Tree, directory: Directory, piece: Piece, start: str) -> None:

@@ -2,7 +2,8 @@
 
 The position of a reading is the slot of the entry that was told last, so an entry that exists throughout is told
 exactly once, and what is gone is not missed. The state of a handle is bounded: the offsets of the entries told last,
-and where each page began. Every entry is exact: in this tree attributes come from the listing or are our own.
+and where each page began. An entry whose attributes are not known exactly is told as name and type: the kernel adopts
+nothing of it, gives its lookup back at once (measured), and looks it up when somebody cares.
 """
 
 from bisect import bisect_left, bisect_right
@@ -144,7 +145,8 @@ class Readings:
         tree = self._tree
         parent = reading.inode
         dentries, entries, stop = parent.dentries, span.entries, span.stop
-        entry_seconds = tree.entry_seconds(parent.contents.until(span), trio.current_time())
+        now = trio.current_time()
+        entry_seconds = tree.entry_seconds(parent.contents.until(span), now)
         for following in span.after(position):
             if following > stop:
                 break
@@ -155,7 +157,9 @@ class Readings:
                 if child is None:
                     continue
             child.lookups += 1
-            if not emit(name.encode(), tree.show(child, entry_seconds), reading.next_id):
+            exact = tree.is_exact(child, now)
+            shown = tree.show(child, entry_seconds) if exact else tree.show_name(child)
+            if not emit(name.encode(), shown, reading.next_id):
                 child.lookups -= 1
                 tree.inodes.release(child)
                 return False

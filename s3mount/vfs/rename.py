@@ -23,7 +23,9 @@ from s3mount.errors import (
     Stale,
 )
 from s3mount.vfs import keys
+from s3mount.vfs.attributes import PLAIN
 from s3mount.vfs.entries import check_empty, keep_directory
+from s3mount.vfs.flags import lower_flag, raise_flag, restore_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY, LOCAL, escaped
 from s3mount.vfs.lookup import ask_store, require, resolve
@@ -55,11 +57,12 @@ async def rename(
     await _check_target(tree, inode, target, new_parent)
     if new_parent is not old_parent:
         await keep_directory(tree, old_parent, old)
+        await _carry_flag(tree, inode, old_parent, new_parent)
     if inode.children is None:
         await _move_file(tree, inode, target, key)
         entry = LOCAL if inode.known is None else inode.known
     else:
-        await move_directory(tree, inode, key)
+        await _move_directory(tree, inode, target, key)
         entry = DIRECTORY
     if target is not None and target.directory is not None:
         target.directory.removed = True
@@ -86,6 +89,27 @@ async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_pare
         raise IsADirectory(target.path)
     else:
         await check_empty(tree, target)
+
+
+async def _carry_flag(tree: Tree, inode: Inode, old_parent: Inode, new_parent: Inode) -> None:
+    """Flag the directory that what is special moves to; what nobody has asked for may be."""
+    plain = inode.special is PLAIN or (inode.special is None and old_parent.contents.flag is False)
+    if not plain:
+        await raise_flag(tree, new_parent.contents)
+
+
+async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix: str) -> None:
+    """Onto an empty directory: the flag of that one says nothing of what comes in its place."""
+    replaced = target.contents if target is not None and target.directory is not None else None
+    if replaced is None or not replaced.flag or replaced.flag_owed:
+        await move_directory(tree, inode, prefix)
+        return
+    headers = await lower_flag(tree, replaced)
+    try:
+        await move_directory(tree, inode, prefix)
+    except S3MountError:
+        await restore_flag(tree, replaced, headers)
+        raise
 
 
 async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -> None:

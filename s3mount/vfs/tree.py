@@ -10,6 +10,7 @@ import logging
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
 
@@ -17,12 +18,13 @@ from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
-from s3mount.vfs.attributes import DIRECTORY_LINKS, Attributes, whole_seconds
+from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, whole_seconds
 from s3mount.vfs.directory import Directory
-from s3mount.vfs.inodes import Inode, Inodes
+from s3mount.vfs.inodes import Inode, Inodes, State
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
+from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ ATTR_SECONDS = 3600.0
 """A file's inode is one version: what the kernel knows of it stays true until we or the kernel itself change it."""
 REMEMBERED_MAX = 10_000
 HIDDEN_PREFIXES_MAX = 1_000
+NOTHING = State()
+"""The state of an inode of which this mount knows nothing of its own."""
 
 
 class Tree:
@@ -56,6 +60,12 @@ class Tree:
             walk_ttl_seconds=config.walk_ttl_seconds,
         )
         self.inodes = Inodes(config.prefix, self.listings)
+        self.told = Told(
+            versions_max=config.attributes_remembered_max,
+            # An open may follow its lookup after that long: what was just asked is not asked twice.
+            lifetime_seconds=max(config.metadata_ttl_seconds, config.retry_memory_seconds),
+        )
+        self.on_write: Callable[[Directory], None] = lambda _directory: None
         self.changes = 0
         self.moving: dict[str, int] = {}
         self.refuses_writers = False
@@ -86,25 +96,40 @@ class Tree:
             mode, links, size, attr_seconds = self._file_mode, 1, inode.size, ATTR_SECONDS
             known = inode.known
             time_ns = whole_seconds(known.last_modified_ns) if known is not None else self._started_ns
-        if state is None:
+        special = inode.special
+        if state is None and (special is PLAIN or special is None):
             return Attributes(
                 inode.ino, mode, links, config.uid, config.gid, size, time_ns, time_ns, time_ns, 0,
                 entry_seconds, attr_seconds,
             )  # fmt: skip
+        own = state or NOTHING
+        kept = special or PLAIN
+        if kept.mode is not None:
+            kind = 0 if inode.children is not None else stat.S_IFMT(kept.mode)
+            mode = (kind or stat.S_IFMT(mode)) | stat.S_IMODE(kept.mode)
         return Attributes(
             inode.ino,
-            mode if state.mode is None else state.mode,
+            mode if own.mode is None else own.mode,
             links if inode.linked else 0,
-            config.uid if state.uid is None else state.uid,
-            config.gid if state.gid is None else state.gid,
+            _first(own.uid, kept.uid, config.uid),
+            _first(own.gid, kept.gid, config.gid),
             size,
-            time_ns if state.mtime_ns is None else state.mtime_ns,
-            time_ns if state.ctime_ns is None else state.ctime_ns,
-            time_ns if state.atime_ns is None else state.atime_ns,
-            0,
+            _first(own.mtime_ns, kept.mtime_ns, time_ns),
+            _first(own.ctime_ns, kept.ctime_ns, time_ns),
+            _first(own.atime_ns, kept.atime_ns, kept.mtime_ns, time_ns),
+            kept.rdev or 0,
             entry_seconds,
             attr_seconds,
         )
+
+    def show_name(self, inode: Inode) -> Attributes:
+        """Name and type only, of an inode whose attributes nobody has asked for; the kernel adopts nothing of it."""
+        if inode.children is not None:
+            kind = stat.S_IFDIR
+        else:
+            # What is longer than any path is no link, and a FIFO, socket or device has no content.
+            kind = stat.S_IFREG if inode.size >= PATH_MAX_BYTES else 0
+        return Attributes(inode.ino, kind, 1, 0, 0, -1, 0, 0, 0, 0, 0.0, 0.0)
 
     def shown(self, inode: Inode) -> Attributes:
         """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
@@ -117,10 +142,71 @@ class Tree:
         more."""
         if isinstance(entry, Sentinel):
             if entry is DIRECTORY:
-                return self.inodes.bind_directory(parent, name, until)
+                inode = self.inodes.bind_directory(parent, name, until)
+                self.settle(inode)
+                return inode
             assert entry is LOCAL
             return parent.dentries.get(name)
-        return self.inodes.bind_file(parent, name, entry, until)
+        inode = self.inodes.bind_file(parent, name, entry, until)
+        if inode.special is None or inode.exact_until != inf:
+            self.settle(inode)
+        return inode
+
+    # attributes
+
+    def settle(self, inode: Inode) -> None:
+        """Take over what is known of an inode's attributes without a request."""
+        if self.config.attributes == "never":
+            if inode.special is None:
+                inode.special, inode.exact_until = PLAIN, inf
+            return
+        known = inode.known
+        above = inode.contents if inode.parent is None else inode.parent.contents
+        unflagged = self.config.attributes == "auto" and above.flag is False
+        now = trio.current_time()
+        if inode.children is not None:
+            told = self.told.find_directory(inode.contents.prefix, now)
+            if unflagged:
+                inode.special = PLAIN  # as long as the directory above has no flag
+            elif told is not None:
+                inode.special, inode.exact_until = told
+        elif known is not None and not inode.ours:
+            told = self.told.find(known, now)
+            if told is not None:
+                if inode.special is None or inode.special == told.special:
+                    inode.special, inode.exact_until = told
+            elif unflagged and inode.special is None and said_plain(above, known):
+                inode.special, inode.exact_until = PLAIN, inf
+
+    def is_exact(self, inode: Inode, now: float) -> bool:
+        """Whether the kernel may be told the attributes that are known."""
+        if inode.special is None:
+            return False
+        if inode.exact_until > now or (inode.ours and inode.children is None):
+            return True
+        above = inode if inode.parent is None else inode.parent
+        return inode.children is not None and above.contents.flag is False and self.config.attributes == "auto"
+
+    def learn(self, parent: Inode, name: str, info: ObjectInfo, asked: float) -> Listed:
+        """Take over what a HEAD or GET says of a file: the version, its attributes, and what those say of the
+        directory. An inode that has shown other attributes loses the name: the kernel keeps what it was told."""
+        listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
+        if self.config.attributes == "never":
+            return listed
+        special = self.told.note(info, asked)
+        directory = parent.contents
+        if special and not directory.flag and self.config.attributes == "auto":
+            directory.flag, directory.flag_owed = True, True
+        child = parent.dentries.get(name)
+        if (
+            child is not None
+            and child.children is None
+            and child.special is not None
+            and child.special != special
+            and not child.ours
+        ):
+            self.inodes.detach(child)
+        return listed
 
     def note(self, parent: Inode, name: str, entry: Entry | None) -> None:
         """An own change of a name: into the listings, and so that no answer under way undoes it."""
@@ -132,6 +218,8 @@ class Tree:
         directory.note(name, entry)
         if entry is not None:
             self.exists(directory.prefix)
+        if directory.flag_owed:
+            self.on_write(directory)
 
     def distrust(self, parent: Inode, name: str) -> None:
         """The name has become another client's object, of which nothing is known: the next to need it asks."""
@@ -169,8 +257,7 @@ class Tree:
             if info is None:
                 parent.contents.note(name, None, own=False)
             else:
-                listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
-                parent.contents.note(name, listed, own=False)
+                parent.contents.note(name, self.learn(parent, name, info, now), own=False)
                 self._purge(now)
                 self._remembered[parent.ino, name] = info, now + self.config.retry_memory_seconds
             self.inodes.detach(inode)
@@ -185,6 +272,7 @@ class Tree:
             return None
         listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
         inode = self.inodes.bind_file(parent, name, listed, until)
+        self.settle(inode)
         inode.own.validated_until = until
         inode.own.headers = info.headers
         inode.own.lacks_tags = bool(info.tag_count) and not info.headers.tags
@@ -244,3 +332,11 @@ class Tree:
         if directory.removed:
             raise NoEntry(f"{parent.path} was removed")
         return check_key(directory.prefix + name + slash)
+
+
+def _first(*values: int | None) -> int:
+    """The first that is known; the last one is."""
+    for value in values:
+        if value is not None:
+            return value
+    raise AssertionError(values)

@@ -1,0 +1,112 @@
+"""What HEADs and GETs told of attributes, by attribute version: the memory that outlives inodes the kernel forgot.
+
+Synchronous and bounded; asks no store. A version is key, etag and Last-Modified in whole seconds. Last-Modified names
+a state of the attributes for good only once it is two seconds old by the server's own clock: several copies of an
+object onto itself within a second look alike. What was learnt earlier is believed for a lifetime.
+
+The state of `Told` is what it remembers, least recently used first.
+"""
+
+import stat
+from collections import OrderedDict
+from math import inf
+from typing import NamedTuple
+
+from s3mount.store.base import Listed, ObjectInfo
+from s3mount.vfs.attributes import PLAIN, SECOND_NS, Special, whole_seconds
+from s3mount.vfs.directory import Directory
+from s3mount.vfs.metadata import link_target_of, special_of
+
+SETTLED_NS = 2 * SECOND_NS
+"""So much older than a reply, by its Date, must Last-Modified be to name one state of an object."""
+PATH_MAX_BYTES = 4096
+"""A longer body is no target of a link: the type of the object is known from its size."""
+
+LIKE_FILES = frozenset({stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
+
+
+class Known(NamedTuple):
+    """Attributes, and up to when they are believed."""
+
+    special: Special
+    until: float
+
+
+class Told:
+    """See the module."""
+
+    def __init__(self, *, versions_max: int, lifetime_seconds: float) -> None:
+        self._versions_max = versions_max
+        self._lifetime_seconds = lifetime_seconds
+        self._known: OrderedDict[tuple[str, str, int], Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, listed: Listed, now: float) -> Known | None:
+        """What is known of this version of a file."""
+        if not self._known:
+            return None
+        return self._find((listed.key, listed.etag, whole_seconds(listed.last_modified_ns)), now)
+
+    def find_directory(self, prefix: str, now: float) -> Known | None:
+        return self._find((prefix, "", 0), now)
+
+    def note(self, info: ObjectInfo, asked: float) -> Special:
+        """Take over what a reply says of a file; returns its attributes."""
+        special = special_from(info)
+        settled = info.date_ns - whole_seconds(info.last_modified_ns) >= SETTLED_NS
+        until = inf if settled else asked + self._lifetime_seconds
+        self._put((info.key, info.etag, whole_seconds(info.last_modified_ns)), Known(special, until))
+        return special
+
+    def note_directory(self, prefix: str, special: Special, asked: float) -> Known:
+        """The same of a directory, whose attributes have no version."""
+        known = Known(special, asked + self._lifetime_seconds)
+        self._put((prefix, "", 0), known)
+        return known
+
+    def forget_directory(self, prefix: str) -> None:
+        self._known.pop((prefix, "", 0), None)
+
+    def _find(self, version: tuple[str, str, int], now: float) -> Known | None:
+        known = self._known.get(version)
+        if known is None:
+            return None
+        if known.until <= now:
+            del self._known[version]
+            return None
+        self._known.move_to_end(version)
+        return known
+
+    def _put(self, version: tuple[str, str, int], known: Known) -> None:
+        self._known[version] = known
+        self._known.move_to_end(version)
+        if len(self._known) > self._versions_max:
+            self._known.popitem(last=False)
+
+
+def special_from(info: ObjectInfo) -> Special:
+    """The attributes of a file out of its metadata. A type that cannot be is none: a link has a target, a FIFO, socket
+    or device no content, and a file is no directory."""
+    special = special_of(info.headers.metadata)
+    mode = special.mode
+    if mode is not None and not _can_be(stat.S_IFMT(mode), info):
+        special = Special(
+            stat.S_IFREG | stat.S_IMODE(mode), special.uid, special.gid,
+            special.mtime_ns, special.atime_ns, special.ctime_ns, None, special.xattrs,
+        )  # fmt: skip
+    return special or PLAIN
+
+
+def said_plain(directory: Directory, listed: Listed) -> bool:
+    """Whether the entry's attributes are the defaults, because the directory had no flag when it was there already."""
+    return directory.flag is False and listed.last_modified_ns <= directory.flag_date_ns - SETTLED_NS
+
+
+def _can_be(kind: int, info: ObjectInfo) -> bool:
+    if kind == stat.S_IFREG:
+        return True
+    if kind == stat.S_IFLNK:
+        return 0 < info.size < PATH_MAX_BYTES or (not info.size and link_target_of(info.headers.metadata) is not None)
+    return kind in LIKE_FILES and not info.size
