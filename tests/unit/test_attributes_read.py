@@ -158,11 +158,8 @@ async def test_all_attributes_are_shown_and_what_is_not_stored_is_each_mounts_de
     put(store, "device", b"", {"mode": str(stat.S_IFCHR | 0o660), "rdev": "259"})
     put(store, "fifo", b"", {"mode": str(stat.S_IFIFO | 0o640)})
     put(store, "socket", b"", {"mode": str(stat.S_IFSOCK | 0o700)})
-    for options, uid, mode in (
-        ({"uid": 1, "gid": 2}, 1, 0o644),
-        ({"uid": 9, "file_mode": 0o666, "umask": 2}, 9, 0o664),
-    ):
-        async with mounted(store, tmp_path, started=True, **options) as kernel:
+    for uid, umask, mode in ((1, 0o22, 0o644), (9, 0o2, 0o664)):
+        async with mounted(store, tmp_path, uid=uid, file_mode=0o666, umask=umask) as kernel:
             shown = await kernel.stat("f")
             assert (shown.mode, shown.uid, shown.gid, shown.size) == (stat.S_IFREG | 0o600, 1234, 77, 3)
             assert shown.mtime_ns == shown.atime_ns == 1_000_000_000_500_000_000
