@@ -18,12 +18,13 @@ from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
-from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, whole_seconds
+from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, Special, whole_seconds
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.inodes import Inode, Inodes, State
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
+from s3mount.vfs.metadata import normalized
 from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,12 @@ class Tree:
             kind = stat.S_IFREG if inode.size >= PATH_MAX_BYTES else 0
         return Attributes(inode.ino, kind, 1, 0, 0, -1, 0, 0, 0, 0, 0.0, 0.0)
 
+    def _normal(self, special: Special) -> Special:
+        """What is shown differently from the defaults; that a default is stored in so many words shows nothing."""
+        if special is PLAIN:
+            return PLAIN
+        return normalized(special, mode=self._file_mode, uid=self.config.uid, gid=self.config.gid)
+
     def shown(self, inode: Inode) -> Attributes:
         """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
         return self.show(inode, self.config.metadata_ttl_seconds)
@@ -202,8 +209,8 @@ class Tree:
             child is not None
             and child.children is None
             and child.special is not None
-            and child.special != special
             and not child.ours
+            and self._normal(child.special) != self._normal(special)
         ):
             self.inodes.detach(child)
         return listed
