@@ -19,7 +19,7 @@ from s3mount.store.base import Listed, ObjectInfo
 from s3mount.vfs.attributes import PLAIN
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.flags import FLAG, ask_flag
-from s3mount.vfs.inodes import Inode
+from s3mount.vfs.inodes import Inode, is_version
 from s3mount.vfs.keys import BEGIN, DIRECTORY, LOCAL, Entry, slot
 from s3mount.vfs.lookup import resolve
 from s3mount.vfs.metadata import special_of
@@ -65,7 +65,11 @@ class Exact:
                 self._follow(parent, name)
             if exact:
                 return inode, until
-            await self.ask(parent, name, inode)
+            try:
+                await self.ask(parent, name, inode)
+            except BaseException:
+                tree.inodes.release(inode)  # no lookup was counted
+                raise
         raise Stale(f"{parent.path}/{name} is another version again and again")
 
     async def ask(self, parent: Inode, name: str, inode: Inode) -> None:
@@ -133,13 +137,15 @@ class Exact:
                 info = None
             if name in changes or directory.prefix != prefix:
                 return
-            if info is not None:
-                directory.note(name, tree.learn(parent, name, info, asked), own=False)
-                return
-            directory.note(name, None, own=False)
+            listed = None if info is None else tree.learn(parent, name, info, asked)
+            directory.note(name, listed, own=False)
             child = parent.dentries.get(name)
-            if child is not None and not child.held:
+            if child is None or child.children is not None:
+                return
+            if listed is None and not child.held:
                 tree.inodes.detach(child)
+            elif listed is not None and is_version(child, listed):
+                tree.settle(child)
 
     async def _ask_directory(self, prefix: str, above: Directory | None, directory: Directory | None) -> None:
         """By its flag, or its marker where one may say more; neither is asked for that is known not to be there."""

@@ -177,7 +177,7 @@ class Tree:
                 inode.special = PLAIN  # as long as the directory above has no flag
             elif told is not None:
                 inode.special, inode.exact_until = told
-        elif known is not None and not inode.ours:
+        elif known is not None and (inode.special is None or not inode.ours):
             told = self.told.find(known, now)
             if told is not None:
                 if inode.special is None or inode.special == told.special:

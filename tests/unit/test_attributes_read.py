@@ -142,8 +142,10 @@ async def test_a_head_ahead_that_fails_is_asked_again_by_the_lookup_which_is_tol
         for number in range(3):
             await kernel.stat(f"d/f{number:05}")
         assert [call.key for call in store.calls].count("d/f00003")
+        known = len(kernel.fs._inodes)
         with pytest.raises(Unavailable):
             await kernel.stat("d/f00003")
+        assert len(kernel.fs._inodes) == known
         store._faults.clear()
         assert (await kernel.stat("d/f00003")).mode == stat.S_IFREG | 0o600
 
