@@ -13,7 +13,7 @@ import trio
 from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
-from s3mount.vfs.attributes import Caller, Fh
+from s3mount.vfs.attributes import PLAIN, Caller, Fh
 from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag, restore_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
@@ -136,6 +136,7 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     if not directory.pages:
         # The name was absent a moment ago, so nothing is in there but what comes through us.
         directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
+        inode.special = PLAIN
         note_flag(directory, started, stored.last_modified_ns, present=False)
     own(tree, parent, inode, stat.S_IFDIR | stat.S_IMODE(mode), caller)
     return inode

@@ -17,6 +17,7 @@ from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, 
 from s3mount.store.base import ABSENT, Headers, Listed, ObjectInfo, Page
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.keys import escaped
+from s3mount.vfs.metadata import special_of
 from s3mount.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -82,11 +83,13 @@ async def restore_flag(tree: Tree, directory: Directory, headers: Headers) -> No
 async def _put_flag(tree: Tree, directory: Directory, headers: Headers) -> None:
     key = directory.prefix + FLAG
     try:
-        await tree.store.put(key, (), headers, ABSENT)
+        try:
+            await tree.store.put(key, (), headers, ABSENT)
+        except NotImplementedByStore:
+            await tree.store.put(key, (), headers)
+        tree.told.note_directory(directory.prefix, special_of(headers.metadata), trio.current_time())
     except PreconditionFailed:
-        pass
-    except NotImplementedByStore:
-        await tree.store.put(key, (), headers)
+        pass  # another client's, which may say something of the directory
     directory.flag, directory.flag_owed, directory.flag_at = True, False, trio.current_time()
 
 

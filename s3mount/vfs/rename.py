@@ -93,7 +93,7 @@ async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_pare
 
 async def _carry_flag(tree: Tree, inode: Inode, old_parent: Inode, new_parent: Inode) -> None:
     """Flag the directory that what is special moves to; what nobody has asked for may be."""
-    plain = inode.special is PLAIN or (inode.special is None and old_parent.contents.flag is False)
+    plain = inode.special == PLAIN or (inode.special is None and old_parent.contents.flag is False)
     if not plain:
         await raise_flag(tree, new_parent.contents)
 

@@ -62,7 +62,7 @@ class Told:
 
     def note_directory(self, prefix: str, special: Special, asked: float) -> Known:
         """The same of a directory, whose attributes have no version."""
-        known = Known(special, asked + self._lifetime_seconds)
+        known = Known(special or PLAIN, asked + self._lifetime_seconds)
         self._put((prefix, "", 0), known)
         return known
 
