@@ -24,6 +24,7 @@
        |- NotPermitted EPERM          |- Denied EACCES           |- Invalid EINVAL
        |- Busy EBUSY                  |- BadHandle EBADF         |- NotSupported ENOTSUP
        |- StagingFull ENOSPC          |- FileTooBig EFBIG        |- Lost EIO
+       |- MetadataFull ENOSPC
 
 `errors` is a leaf: it imports nothing of ours. An exception is translated into an errno in `fuse.py` and nowhere else.
 """
@@ -187,6 +188,12 @@ class StagingFull(FileSystemError):
 
 class FileTooBig(FileSystemError):
     errno = errno.EFBIG
+
+
+class MetadataFull(FileSystemError):
+    """Attributes that an object's metadata cannot hold."""
+
+    errno = errno.ENOSPC
 
 
 class Lost(FileSystemError):

@@ -1,13 +1,12 @@
 """The kernel's edge: each handler decodes its request, makes one call into the vfs, encodes the answer.
 
 The only place where an exception becomes an errno (`answered`). Knows no key, no etag, no rule of the file system.
-Handlers that are not here (links, devices, extended attributes) answer ENOSYS or what `pyfuse3.Operations` answers:
+Handlers that are not here (extended attributes) answer ENOSYS or what `pyfuse3.Operations` answers:
 for extended attributes that is on purpose, because while getxattr has an answer the kernel asks it before every
 write(2)."""
 
 import errno
 import logging
-import stat
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -16,7 +15,7 @@ from urllib.parse import quote
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from s3mount.errors import NotPermitted, NotSupported, S3MountError
+from s3mount.errors import NotPermitted, S3MountError
 from s3mount.store.base import Buffer
 from s3mount.vfs.attributes import Attributes, Caller, Changes
 from s3mount.vfs.filesystem import FileSystem
@@ -146,13 +145,11 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        raise NotPermitted("symbolic links are not kept yet")
+        return encoded(await self._fs.symlink(parent_inode, name, target, caller(ctx)))
 
     @answered
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        if not stat.S_ISREG(mode):
-            raise NotSupported("devices, FIFOs and sockets are not kept yet")
-        return encoded(await self._fs.mknod(parent_inode, name, mode, caller(ctx)))
+        return encoded(await self._fs.mknod(parent_inode, name, mode, caller(ctx), rdev=rdev))
 
     # attributes
 

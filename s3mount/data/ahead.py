@@ -59,7 +59,14 @@ class Ahead:
             if not storage.take_turn(self.send):
                 return
             if stream is None:
-                multipart = Multipart(storage.store, storage.nursery, syncing.key, syncing.headers, syncing.condition)
+                multipart = Multipart(
+                    storage.store,
+                    storage.nursery,
+                    syncing.key,
+                    syncing.carried.headers,
+                    syncing.condition,
+                    before_opening=syncing.carried.before_sending,
+                )
                 stream = syncing.stream = Stream(storage, layers, multipart, returns=self.returns)
             stream.begin_next()
 

@@ -8,7 +8,7 @@ removal that may have had no effect says only that nothing has changed.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from s3mount.config import Config
@@ -32,24 +32,25 @@ class Removal:
 class Expectation:
     """The condition of one file's next upload."""
 
-    __slots__ = ("_found", "_layers", "_overwrites", "_removal", "_replaced", "_uploads", "unconditional")
+    __slots__ = ("_copied", "_found", "_layers", "_overwrites", "_removal", "_replaced", "_uploads", "unconditional")
 
     def __init__(self, config: Config, layers: Layers) -> None:
         # The mutable state: whether O_TRUNC replaces whatever is there; what a first upload replaces; etags that
         # uploads of unknown outcome would have left, and what was found instead of them; the removal of unknown outcome
-        # that may have taken the base away.
+        # that may have taken the base away; the metadata of a copy of the base onto itself of unknown outcome.
         self._layers = layers
         self._overwrites = config.conflict == "overwrite"
         self.unconditional = False
         self._replaced = ABSENT
         self._uploads: frozenset[str | None] = frozenset()
         self._removal: Removal | None = None
+        self._copied: Mapping[str, str] | None = None
         self._found: Condition | None = None
 
     @property
     def doubts(self) -> bool:
         """Whether a look is needed before anything is expected."""
-        return bool(self._uploads) or self._removal is not None
+        return bool(self._uploads) or self._removal is not None or self._copied is not None
 
     @property
     def condition(self) -> Condition:
@@ -108,6 +109,10 @@ class Expectation:
         """An upload that would have left `etag` has an outcome that nobody knows."""
         self._uploads |= {etag}
 
+    def doubt_copy(self, metadata: Mapping[str, str]) -> None:
+        """The base may have been copied onto itself, with this metadata and another etag."""
+        self._copied = metadata
+
     def doubt_removal(self, base: Version, undo: Callable[[], None], *, copied: Version | None = None) -> None:
         """The name should have lost `base`, which `copied` has the bytes of, and nobody knows whether it did; `undo` is
         called when it turns out that it did not."""
@@ -140,7 +145,7 @@ class Expectation:
         return False
 
     def _settle(self, key: str, info: ObjectInfo | None) -> bool:
-        uploads, removal = self._uploads, self._removal
+        uploads, removal, copied, base = self._uploads, self._removal, self._copied, self._layers.base
         self._doubtless()
         if info is None:
             if self._wins or removal is not None:
@@ -152,6 +157,9 @@ class Expectation:
             self._layers.adopt(Version(key, info.etag, info.size, info.version_id))
             self.stored()
             return True
+        if copied and base is not None and (info.size, dict(info.headers.metadata)) == (base.size, dict(copied)):
+            self._layers.base = Version(key, info.etag, info.size, info.version_id)
+            return False
         if removal is not None and info.etag == removal.etag:
             removal.undo()
         elif self._wins:
@@ -159,4 +167,4 @@ class Expectation:
         return False
 
     def _doubtless(self) -> None:
-        self._uploads, self._removal = frozenset(), None
+        self._uploads, self._removal, self._copied = frozenset(), None, None

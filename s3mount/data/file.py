@@ -14,6 +14,7 @@ from s3mount.data.orphans import Keeping
 from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
 from s3mount.data.syncing import Syncing
+from s3mount.data.upload import nothing
 from s3mount.data.version import Changed, Version
 from s3mount.errors import FileSystemError, FileTooBig, StagingFull, Stale
 from s3mount.store.base import Buffer, Headers, Stored
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 class File:
-    """See the module. `base` None: created here and not in the bucket yet."""
+    """See the module. `base` None: created here and not in the bucket yet. `before_sending` is awaited before each
+    upload or change of headers, and after it."""
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class File:
         *,
         on_stored: Callable[["File", Stored], None],
         on_conflict: Callable[["File"], None],
+        before_sending: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
         # The mutable state is that of the layers, the syncing, the reader and what is sent ahead, and: whether the file
         # was created or truncated and not written to since; whether it is closed.
@@ -46,6 +49,7 @@ class File:
             on_stored=self._stored,
             on_thawed=self._thawed,
             on_conflict=lambda: on_conflict(self),
+            before_sending=before_sending,
         )
         self._reader = Reader(storage, self._layers, self._syncing.settle)
         self._keeping = Keeping(storage.orphans, storage.staging, storage.blocks, self._layers)
@@ -114,11 +118,15 @@ class File:
     @property
     def headers(self) -> Headers:
         """What the next upload stores besides bytes."""
-        return self._syncing.headers
+        return self._syncing.carried.headers
 
     @headers.setter
     def headers(self, headers: Headers) -> None:
-        self._syncing.headers = headers
+        self._syncing.carried.change(headers)
+
+    @property
+    def stored_headers(self) -> Headers:
+        return self._syncing.carried.in_bucket
 
     # opening
 
@@ -326,6 +334,11 @@ class File:
         await self._syncing.sync()
         if not self.dirty:
             self._pristine = False
+
+    async def restate(self) -> None:
+        """Have the object carry `headers` on return, unless bytes wait to be stored that will bring them. Raises Stale
+        when the object is another version."""
+        await self._syncing.restate()
 
     async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
         """Move the base object by `move`; what is stored later goes to `key`. Raises Busy and Stale."""

@@ -10,13 +10,12 @@ and each sync answers ESTALE all the same.
 import logging
 from collections.abc import Awaitable, Callable
 
-import trio
-
-from s3mount.data.attempts import Attempt, Gate
+from s3mount.data.attempts import Attempt, Attempts
 from s3mount.data.conflict import Conflict
 from s3mount.data.expectation import Expectation
 from s3mount.data.layers import Layers
 from s3mount.data.publishing import Epoch, publish
+from s3mount.data.restating import Carried, restate, restating
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
 from s3mount.data.upload import CopiesRefused
@@ -41,7 +40,7 @@ PARTS_REFUSED = ("InvalidPart", "InvalidPartOrder", "EntityTooSmall")
 
 
 class Syncing:
-    """The syncs of one file. `key` and `headers` are what the next upload uses."""
+    """The syncs of one file. `key` and `carried` are what the next upload uses."""
 
     def __init__(
         self,
@@ -53,25 +52,24 @@ class Syncing:
         on_stored: Callable[[Stored], None],
         on_thawed: Callable[[], None],
         on_conflict: Callable[[], None],
+        before_sending: Callable[[], Awaitable[None]],
     ) -> None:
-        # The mutable state: the attempt that runs and the one behind it; the epoch that is uploaded; the stream that is
-        # to be completed; the gate of rename and unlink; the conflict; the error that every sync answers.
+        # The mutable state: the attempts, whose gate rename and unlink close; the epoch that is uploaded; the stream
+        # that is to be completed; the conflict; the error that every sync answers; what is carried besides bytes.
         self._storage = storage
         self._layers = layers
         self._on_stored = on_stored
         self._on_thawed = on_thawed
         self._on_conflict = on_conflict
         self.key = key
-        self.headers = headers
+        self.carried = Carried(headers, before_sending)
         self.expectation = Expectation(storage.config, layers)
         self.stream: Stream | None = None
         self.epoch: Epoch | None = None
         self.refusal: FileSystemError | None = None
         self.conflict: Conflict | None = None
         self.orphan = False
-        self._current: Attempt | None = None
-        self._next: Attempt | None = None
-        self._gate = Gate()
+        self._attempts = Attempts()
 
     @property
     def condition(self) -> Condition:
@@ -84,7 +82,7 @@ class Syncing:
         return (
             self._layers.base_stop == 0
             and self.epoch is None
-            and self._gate.opened is None
+            and self._attempts.gate.opened is None
             and not self.orphan
             and self.refusal is None
             and self.conflict is None
@@ -109,28 +107,32 @@ class Syncing:
             self.check_refusal()
             if self.orphan:
                 return
-            if not self._layers.dirty:
-                if self._current is None:
-                    self.check()
-                    return
-                attempt = self._current
-                await attempt.done.wait()
-            elif self._next is not None:
-                attempt = self._next
+            if self._layers.dirty or self.carried.due:
+                attempt = await self._attempts.ended(self._run, self._failed)
+            elif self._attempts.current is not None:
+                attempt = self._attempts.current
                 await attempt.done.wait()
             else:
-                attempt = Attempt()
-                await self._lead(attempt)
+                self.check()
+                return
             if attempt.error is not None:
                 raise again(attempt.error)
             if not attempt.interrupted:
                 self.check()
                 return
 
+    async def restate(self) -> None:
+        """Return when the object has these headers, or bytes wait whose upload will bring them."""
+        self.carried.due = True
+        while self.carried.due and not self._layers.dirty and not self.orphan:
+            attempt = await self._attempts.ended(self._run, self._failed, sends_bytes=False)
+            if attempt.error is not None and not attempt.sends_bytes:
+                raise again(attempt.error)
+
     async def rename(self, key: str, move: Callable[[Version], Awaitable[Version]]) -> None:
         """Move the base object by `move` and send what comes later to `key`. Raises Busy when bytes that would have to
         be sent again were dropped, Stale when another client has taken the former name."""
-        async with self._gate.closed():
+        async with self._attempts.gate.closed():
             await self._quiesce()
             self.check_parted()
             if self._layers.base is None:
@@ -144,7 +146,7 @@ class Syncing:
         """The name goes, by `remove`; the bytes are nobody's from then on and never stored, unless they have parted
         with the name by a conflict before. `undo` is called when `remove` fails: where nobody knows whether it did, by
         the look that finds the object still there."""
-        async with self._gate.closed():
+        async with self._attempts.gate.closed():
             if self.epoch is not None:
                 if not self.epoch.publishing:
                     self.epoch.scope.cancel()
@@ -214,37 +216,27 @@ class Syncing:
 
     # attempts
 
-    async def _lead(self, attempt: Attempt) -> None:
-        self._next = attempt
-        try:
-            while (ahead := self._ahead()) is not None:
-                await ahead.wait()
-            self._current, self._next = attempt, None
-            await self._run()
-            attempt.interrupted = False
-        except S3MountError as error:
-            attempt.error = error if self.conflict is None or self.refusal else self.conflict.failed(error)
-        finally:
-            if self._next is attempt:
-                self._next = None
-            if self._current is attempt:
-                self._current = None
-            attempt.done.set()
+    def _failed(self, error: S3MountError) -> S3MountError:
+        return error if self.conflict is None or self.refusal else self.conflict.failed(error)
 
-    def _ahead(self) -> trio.Event | None:
-        """What an attempt has to wait for."""
-        return self._gate.opened if self._current is None else self._current.done
-
-    async def _run(self) -> None:
-        """Upload until the bucket has what the file was at the last freeze."""
+    async def _run(self, attempt: Attempt) -> None:
+        """Upload until the bucket has what the file was at the last freeze, its headers too."""
         once_more = True
+        prepared: Headers | None = None
         while True:
-            await self._gate.passed()
+            await self._attempts.gate.passed()
             self.check_refusal()
-            if self.orphan or not self._layers.dirty:
+            if self.orphan or not (self._restates or (self._layers.dirty and attempt.sends_bytes)):
                 return
             if self.expectation.doubts:
                 await self.resolve_doubts()
+                continue
+            if prepared is not self.carried.headers and self.conflict is None:
+                prepared = self.carried.headers
+                await self.carried.before_sending()
+                continue
+            if self._restates:
+                await self._restate()
                 continue
             epoch = self._begin_epoch()
             stored = None
@@ -253,8 +245,8 @@ class Syncing:
                     stored = await publish(self._storage, epoch)
                 if stored is not None:
                     self._stored(epoch, stored)
-                    return
-                self._thaw(epoch)  # a rename or unlink had its way
+                else:
+                    self._thaw(epoch)  # a rename or unlink had its way
             except NoSuchUpload as error:
                 self._thaw(epoch)
                 if not once_more or self._lost_with(epoch, error):
@@ -282,22 +274,45 @@ class Syncing:
                 self.epoch = None
                 epoch.ended.set()
                 self._storage.budget.will_free_no_more()
+            if stored is not None:
+                await self.carried.look_again()
+                if not self._restates:
+                    return
+
+    @property
+    def _restates(self) -> bool:
+        """Whether the object lacks headers that no bytes will bring."""
+        return self.carried.due and not self._layers.dirty
+
+    async def _restate(self) -> None:
+        if self._layers.base is None or self.conflict is not None:
+            self.carried.due = False  # nothing of that name is there, or nothing of ours
+            return
+        epoch = self.epoch = restating(self.key, self._layers, self.carried.headers)
+        try:
+            stored = await restate(self._storage.store, self._layers, self.expectation, epoch)
+            self.carried.stored(epoch.headers)
+            self._on_stored(stored)
+        finally:
+            self.epoch = None
+            epoch.ended.set()
+        await self.carried.look_again()
 
     def _begin_epoch(self) -> Epoch:
         """Freeze what the file is now; the stream goes with it, unless one PUT does as well."""
         stream = self.stream
         if stream is not None:
             stream.multipart.condition = self.condition
-            small = self._layers.size <= self._storage.put_max_bytes
-            # An upload carries what it was opened with.
-            if (small or stream.multipart.headers != self.headers) and not stream.lacks_bytes:
+            if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
                 self.drop_stream()
         size, content = self._layers.size, self._layers.freeze()
         start = 0
         if self.conflict is not None:
             start, size = self.conflict.range(content, size)
             self.key = self.conflict.key
-        self.epoch = Epoch(self.key, content, start, size, self.headers, self.condition, self.stream)
+        # A stream carries what it was opened with; what it lacks of the headers is given to the object afterwards.
+        headers = self.carried.headers if self.stream is None else self.stream.multipart.headers
+        self.epoch = Epoch(self.key, content, start, size, headers, self.condition, self.stream)
         base = content.base
         # Of a base that another client has replaced, what the cache or its version id still gives is sent.
         self.epoch.copies_base = (
@@ -310,6 +325,7 @@ class Syncing:
         if epoch.stream is not None:
             epoch.stream.end()
         self.stream = None
+        self.carried.stored(epoch.headers)
         self.expectation.stored()
         if self.conflict is not None and self.conflict.cut:
             self._layers.stored_aside()

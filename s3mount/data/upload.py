@@ -5,6 +5,7 @@ Knows no file: it is told what to send by number. Nothing it does is visible in 
 
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -15,6 +16,10 @@ from s3mount.store.replies import multipart_etag
 log = logging.getLogger(__name__)
 
 
+async def nothing() -> None:
+    """What has to be done before an upload when nobody says otherwise."""
+
+
 class CopiesRefused(NotImplementedByStore):
     """The upload is open, and the store refuses to copy a part into it."""
 
@@ -23,7 +28,14 @@ class Multipart:
     """See the module. The key and the headers are those of its start, `condition` is what it is completed on."""
 
     def __init__(
-        self, store: ObjectStore, nursery: trio.Nursery, key: str, headers: Headers, condition: Condition
+        self,
+        store: ObjectStore,
+        nursery: trio.Nursery,
+        key: str,
+        headers: Headers,
+        condition: Condition,
+        *,
+        before_opening: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
         # The mutable state: the upload once opened, or the error; the parts that are stored; whether it is over. No
         # part is sent twice at a time: the callers see to it.
@@ -32,6 +44,7 @@ class Multipart:
         self.key = key
         self.headers = headers
         self.condition = condition
+        self._before_opening = before_opening
         self._upload: Upload | None = None
         self._opening: trio.Event | None = None
         self._error: S3MountError | None = None
@@ -96,6 +109,7 @@ class Multipart:
         opening = self._opening
         assert opening is not None
         try:
+            await self._before_opening()
             self._upload = await self._store.create_upload(self.key, self.headers, self.condition)
         except S3MountError as error:
             self._error = error

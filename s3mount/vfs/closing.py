@@ -20,8 +20,8 @@ from s3mount.errors import (
     S3MountError,
     StoreError,
 )
-from s3mount.store.base import Headers
-from s3mount.vfs.inodes import Inode, State
+from s3mount.vfs.carrying import undo
+from s3mount.vfs.inodes import NO_HEADERS, Inode, State
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
@@ -97,7 +97,11 @@ class Closing:
             state.file.close()
             state.file = None
         state.told = False
-        state.headers = Headers()
+        state.headers = NO_HEADERS
+        if state.pending is not None and not state.changing:
+            if named(inode):
+                log.error("attributes not stored path=%s", escaped(inode.path))
+            undo(self._tree, inode)
         self._tree.inodes.release(inode)
 
     def _discard(self, inode: Inode, state: State, reason: str) -> None:

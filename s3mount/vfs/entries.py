@@ -14,7 +14,9 @@ from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import PLAIN, Caller, Fh
-from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag, restore_flag
+from s3mount.vfs.carrying import Fields, born, headers_with, show, special_in
+from s3mount.vfs.directory_attributes import describe_new
+from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag, raise_flag, restore_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
@@ -70,9 +72,15 @@ async def _create_stored(
     tree: Tree, handles: Handles, parent: Inode, name: str, key: str, mode: int, caller: Caller
 ) -> Inode:
     """Store an empty object where there is none, and bind it. Raises Exists."""
-    headers = tree.headers_of_new(name)
+    fields = born(tree, parent, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    headers = headers_with(tree, tree.headers_of_new(name), fields)
+    flagged = tree.config.attributes == "auto" and bool(special_in(tree, headers))
     try:
+        if flagged:
+            await raise_flag(tree, parent.contents)
         stored = await tree.store.put(key, (), headers, ABSENT)
+        if flagged:
+            await raise_flag(tree, parent.contents)
     except PreconditionFailed as error:
         tree.distrust(parent, name)
         raise Exists(f"{parent.path}/{name}") from error
@@ -87,7 +95,7 @@ async def _create_stored(
     inode = tree.inodes.bind_created(parent, name)
     listed = Listed(key, 0, stored.etag, stored.last_modified_ns)
     handles.make_stored(inode, listed, headers)
-    own(tree, parent, inode, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    own(tree, inode, fields)
     tree.note(parent, name, listed)
     tree.touched(parent)
     return inode
@@ -98,22 +106,18 @@ def _make(
 ) -> tuple[Inode, File]:
     inode = tree.inodes.bind_created(parent, name)
     file = handles.make_created(inode, key, tree.headers_of_new(name))
-    own(tree, parent, inode, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    fields = born(tree, parent, stat.S_IFREG | stat.S_IMODE(mode), caller)
+    own(tree, inode, fields)
+    file.headers = headers_with(tree, file.headers, fields)
     tree.note(parent, name, LOCAL)
     tree.touched(parent)
     return inode, file
 
 
-def own(tree: Tree, parent: Inode, inode: Inode, mode: int, caller: Caller) -> None:
-    """Give a new inode the mode and owner it was created with; below a setgid directory the directory's group."""
+def own(tree: Tree, inode: Inode, fields: Fields) -> None:
+    """Show a new inode with the mode and owner it was created with, and the time of now."""
+    show(inode, fields)
     state = inode.own
-    state.uid, state.gid = caller.uid, caller.gid
-    above = parent.state
-    if above is not None and above.mode is not None and above.mode & stat.S_ISGID:
-        state.gid = tree.config.gid if above.gid is None else above.gid
-        if stat.S_ISDIR(mode):
-            mode |= stat.S_ISGID
-    state.mode = mode
     state.mtime_ns = state.ctime_ns = state.atime_ns = tree.wall_ns()
 
 
@@ -126,6 +130,8 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     found = known(tree, parent, text, started)
     if found is not None and found[0] is not None:
         raise Exists(found[0].path)
+    fields = born(tree, parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+    described = await describe_new(tree, parent, key, fields)
     stored = await tree.store.put(key, (), DIRECTORY_HEADERS)
     tree.note(parent, text, DIRECTORY)
     tree.exists(key)
@@ -136,9 +142,13 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     if not directory.pages:
         # The name was absent a moment ago, so nothing is in there but what comes through us.
         directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
+    if described is not None:
+        directory.flag, directory.flag_at = True, started
+        inode.special = special_in(tree, described, kind=stat.S_IFDIR)
+    else:
         inode.special = PLAIN
         note_flag(directory, started, stored.last_modified_ns, present=False)
-    own(tree, parent, inode, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+    own(tree, inode, fields)
     return inode
 
 

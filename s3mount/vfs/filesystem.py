@@ -18,6 +18,7 @@ from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
+from s3mount.vfs.changing import Changing
 from s3mount.vfs.exact import Exact
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
@@ -28,6 +29,7 @@ from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.reading import Emit, Readings
 from s3mount.vfs.rename import rename
 from s3mount.vfs.spans import FIRST_STEP
+from s3mount.vfs.special_files import make_node, symlink
 from s3mount.vfs.tree import Tree
 
 STATFS = StatFs()
@@ -48,6 +50,7 @@ class FileSystem:
         self._tree = Tree(store, storage, config, nursery, wall_ns=wall_ns)
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
+        self._changing = Changing(self._tree, self._handles)
         self._readings = Readings(self._tree)
         self._exact = Exact(self._tree)
         self._tree.on_write = lambda directory: self._tree.background(pay_flag, self._tree, directory)
@@ -84,11 +87,15 @@ class FileSystem:
         fh, inode = await entries.create(self._tree, self._handles, self._inodes.get(parent), name, mode, flags, caller)
         return fh, self._counted(inode)
 
-    async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
-        """A regular file; `mode` carries no other type."""
-        assert stat.S_IFMT(mode) in (0, stat.S_IFREG)
-        inode = await entries.mknod(self._tree, self._handles, self._inodes.get(parent), name, mode, caller)
-        return self._tree.shown(inode)
+    async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Attributes:
+        """A regular file, or by the type in `mode` a FIFO, a socket or a device."""
+        above = self._inodes.get(parent)
+        if stat.S_IFMT(mode) in (0, stat.S_IFREG):
+            return self._tree.shown(await entries.mknod(self._tree, self._handles, above, name, mode, caller))
+        return self._tree.shown(await make_node(self._tree, above, name, mode, rdev, caller))
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        return self._tree.shown(await symlink(self._tree, self._inodes.get(parent), name, target, caller))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         return self._counted(await entries.mkdir(self._tree, self._inodes.get(parent), name, mode, caller))
@@ -118,7 +125,7 @@ class FileSystem:
         return await read_link(self._tree, self._inodes.get(ino))
 
     async def setattr(self, ino: int, changes: Changes, fh: int | None) -> Attributes:
-        """Change the size; mode, owner and times are kept with the inode while it lives."""
+        """Change the size, mode, owner and times."""
         tree = self._tree
         inode = self._inodes.get(ino)
         tree.check_changeable()
@@ -126,18 +133,7 @@ class FileSystem:
             if inode.children is not None:
                 raise IsADirectory(inode.path)
             await self._handles.truncate(inode, changes.size, fh)
-        state = inode.own
-        if changes.mode is not None:
-            state.mode = stat.S_IFMT(tree.shown(inode).mode) | stat.S_IMODE(changes.mode)
-        if changes.uid is not None:
-            state.uid = changes.uid
-        if changes.gid is not None:
-            state.gid = changes.gid
-        if changes.atime_ns is not None:
-            state.atime_ns = changes.atime_ns
-        if changes.mtime_ns is not None:
-            state.mtime_ns = changes.mtime_ns
-        state.ctime_ns = tree.wall_ns() if changes.ctime_ns is None else changes.ctime_ns
+        await self._changing.change(inode, changes, fh)
         return tree.shown(inode)
 
     def statfs(self) -> StatFs:
@@ -160,9 +156,12 @@ class FileSystem:
 
     async def flush(self, fh: int) -> None:
         await self._handles.flush(fh)
+        self._changing.report(self._handles.get(fh).inode)
 
     async def fsync(self, fh: int) -> None:
+        inode = self._handles.get(fh).inode
         await self._handles.fsync(fh)
+        await self._changing.settle(inode)
 
     async def release(self, fh: int) -> None:
         await self._handles.release(fh)
@@ -202,11 +201,11 @@ class FileSystem:
 
     def paths_not_stored(self) -> list[str]:
         """What would be lost now; relative to the mount's root."""
-        return self._handles.paths_not_stored()
+        return sorted({*self._handles.paths_not_stored(), *self._changing.paths()})
 
     async def sync_all(self) -> list[str]:
-        """Store every dirty file; the paths of those that failed."""
-        return await self._handles.sync_all()
+        """Store every dirty file, and changes of attributes that are held; the paths of those that failed."""
+        return sorted({*await self._handles.sync_all(), *await self._changing.store_all()})
 
     @property
     def hidden_count(self) -> int:

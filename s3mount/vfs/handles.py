@@ -8,6 +8,8 @@ client's object: the inode is an orphan from then on, and nobody joins it any mo
 
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from s3mount.errors import (
 )
 from s3mount.store.base import Buffer, Headers, Listed, Stored
 from s3mount.vfs.attributes import Fh
+from s3mount.vfs.carrying import announce, carry, stored, written
 from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.keys import escaped
@@ -106,9 +109,25 @@ class Handles:
             # While we asked. Whoever closed it meanwhile has left the last release to us.
             self._tree.background(self.release, fh)
             raise Stale(f"{inode.path}: the file is another one now")
-        if writable and flags & os.O_APPEND:
-            file.fetch_base()
+        if writable:
+            carry(self._tree, inode, file)
+            if flags & os.O_APPEND:
+                file.fetch_base()
         return fh
+
+    @asynccontextmanager
+    async def borrowed(self, inode: Inode) -> AsyncIterator[File]:
+        """The file of an inode, open or not, inside the block; nothing is validated."""
+        state = inode.own
+        state.handles += 1
+        if state.file is None:
+            state.file = self._make_file(inode, state)
+        try:
+            yield state.file
+        finally:
+            state.handles -= 1
+            if not state.handles and not state.closing:
+                await self._closing.close(inode, state)
 
     def add_created(self, inode: Inode, flags: int) -> Fh:
         """The first handle of a file that was created here."""
@@ -126,6 +145,7 @@ class Handles:
         state.file = self._file_of(inode, listed.key, Version(listed.key, listed.etag, listed.size), headers)
         state.unsure = True
         inode.known = listed
+        stored(self._tree, inode, state.file)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         return await self._file(self.get(fh)).read(offset, size)
@@ -140,20 +160,24 @@ class Handles:
             tree.refused_paths.add(handle.inode.path)
             raise self._file(handle).refuse(FileSystemError("the mount is being stopped"))
         tree.last_write_seconds = trio.current_time()
-        written = await self._file(handle).write(offset, data)
+        file = self._file(handle)
+        written(tree, handle.inode, file)
+        count = await file.write(offset, data)
         state = handle.inode.own
         state.mtime_ns = state.ctime_ns = tree.wall_ns()
-        return written
+        return count
 
     async def truncate(self, inode: Inode, size: int, fh: int | None) -> None:
         """ftruncate(2), or truncate(2) by path, which stores the result unless that would send more than a part."""
         if fh is not None:
-            await self._file(self.get(fh)).truncate(size)
+            file = self._file(self.get(fh))
+            written(self._tree, inode, file)
+            await file.truncate(size)
         else:
             fh = await self.open(inode, os.O_WRONLY)
             state, file = inode.own, self._file(self.get(fh))
             try:
-                await self._truncate_stored(state, file, size)
+                await self._truncate_stored(inode, file, size)
             finally:
                 # What failed is dropped now, without a wait: a second try must not join it and be dropped too.
                 if file.dirty and not state.told:
@@ -162,9 +186,11 @@ class Handles:
                     await self.release(fh)
         inode.own.mtime_ns = inode.own.ctime_ns = self._tree.wall_ns()
 
-    async def _truncate_stored(self, state: State, file: File, size: int) -> None:
+    async def _truncate_stored(self, inode: Inode, file: File, size: int) -> None:
+        state = inode.own
         if size == file.size:
             return
+        written(self._tree, inode, file)
         if size:
             await file.truncate(size)
         else:
@@ -260,6 +286,7 @@ class Handles:
             headers,
             on_stored=partial(self._stored, inode),
             on_conflict=partial(self._part, inode),
+            before_sending=partial(announce, self._tree, inode),
         )
 
     async def _truncate(self, inode: Inode, state: State, file: File) -> None:
@@ -268,6 +295,7 @@ class Handles:
             await file.validate_for_replacing(self._tree.headers_of_new(inode.name))
             if file.parted:
                 return  # the open is refused
+        written(self._tree, inode, file)
         await file.overwrite()
         state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
 
@@ -299,14 +327,15 @@ class Handles:
             raise
         state.told = False
 
-    def _stored(self, inode: Inode, file: File, stored: Stored) -> None:
+    def _stored(self, inode: Inode, file: File, answer: Stored) -> None:
         """The file's bytes are in the bucket: a new version of ours, the same inode."""
         assert file.base is not None
         state = inode.own
         state.told = state.failing = False
         state.unsure = True
-        listed = Listed(file.key, file.base.size, stored.etag, stored.last_modified_ns)
+        listed = Listed(file.key, file.base.size, answer.etag, answer.last_modified_ns)
         inode.known = listed
+        stored(self._tree, inode, file)
         inode.fresh_until = trio.current_time() + self._tree.config.metadata_ttl_seconds
         if inode.linked and inode.parent is not None:
             self._tree.note(inode.parent, inode.name, listed)

@@ -6,12 +6,15 @@ dentry below it exists; a number in the table is never given to a second inode; 
 exactly while the inode is linked, and an inode that is not linked is an orphan: nobody finds it by name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from math import inf
+from typing import Any
+
+import trio
 
 from s3mount.data.file import File
-from s3mount.errors import NotADirectory, Stale
+from s3mount.errors import NotADirectory, S3MountError, Stale
 from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import PLAIN, ROOT, Ino, Special, whole_seconds
 from s3mount.vfs.directory import Directory
@@ -28,11 +31,16 @@ class State:
     `unsure`: the version is ours and its Last-Modified, which a mutation's reply does not tell, not seen yet. `told`:
     some call returned the failure of a sync. `failing`: nobody was told, the bytes wait for another try. `closing`: a
     task runs the last release. `validated_until`: an open answered by ESTALE has just fetched this version, with
-    these `headers`, for the open that follows; `lacks_tags`: but the tags that it has.
+    these `headers`, for the open that follows; `lacks_tags`: but the tags that it has. Of attributes: see `carrying`
+    for `pending`, `undated`, `carried` (the headers of the version of this etag) and `lent` (to the copy of a rename);
+    `changing`: tasks that store them; `change_error`: why some were not, which nobody was told.
     """
 
     __slots__ = (
         "atime_ns",
+        "carried",
+        "change_error",
+        "changing",
         "closing",
         "ctime_ns",
         "failing",
@@ -41,10 +49,13 @@ class State:
         "handles",
         "headers",
         "lacks_tags",
+        "lent",
         "mode",
         "mtime_ns",
+        "pending",
         "told",
         "uid",
+        "undated",
         "unsure",
         "validated_until",
         "writers",
@@ -67,6 +78,12 @@ class State:
         self.validated_until = 0.0
         self.headers = NO_HEADERS
         self.lacks_tags = False
+        self.pending: Mapping[str, Any] | None = None
+        self.undated: Headers | None = None
+        self.carried: tuple[str, Headers] | None = None
+        self.lent: trio.Event | None = None
+        self.changing = 0
+        self.change_error: S3MountError | None = None
 
     @property
     def held(self) -> bool:
@@ -338,4 +355,6 @@ def _needed(inode: Inode) -> bool:
     if inode.directory is not None and inode.directory.opened:
         return True
     state = inode.state
-    return state is not None and (state.handles > 0 or state.closing or state.failing or state.file is not None)
+    return state is not None and (
+        state.handles > 0 or state.closing or state.failing or state.changing > 0 or state.file is not None
+    )

@@ -22,8 +22,10 @@ from s3mount.errors import (
     S3MountError,
     Stale,
 )
+from s3mount.store.base import Headers
 from s3mount.vfs import keys
 from s3mount.vfs.attributes import PLAIN
+from s3mount.vfs.carrying import carried_by_copy, give_back, lend
 from s3mount.vfs.entries import check_empty, keep_directory
 from s3mount.vfs.flags import lower_flag, raise_flag, restore_flag
 from s3mount.vfs.inodes import Inode
@@ -59,7 +61,15 @@ async def rename(
         await keep_directory(tree, old_parent, old)
         await _carry_flag(tree, inode, old_parent, new_parent)
     if inode.children is None:
-        await _move_file(tree, inode, target, key)
+        lent = await lend(tree, inode, new_parent)
+        try:
+            await _move_file(tree, inode, target, key, None if lent is None else lent[1])
+        except BaseException:
+            if lent is not None:
+                give_back(inode, lent[0])
+            raise
+        if lent is not None:
+            carried_by_copy(tree, inode, *lent)
         entry = LOCAL if inode.known is None else inode.known
     else:
         await _move_directory(tree, inode, target, key)
@@ -112,7 +122,7 @@ async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix
         raise
 
 
-async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -> None:
+async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str, headers: Headers | None) -> None:
     """Copy and delete. The inode keeps its number and its times: the kernel keeps them anyway."""
     state = inode.own
     known = inode.known
@@ -120,7 +130,7 @@ async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -
         state.mtime_ns = tree.shown(inode).mtime_ns
     replaced = _opened_meanwhile(target, None)
     if replaced is None:
-        await _move_bytes(tree, inode, target, key)
+        await _move_bytes(tree, inode, target, key, headers)
         return
     if replaced.busy:
         # An upload that ends after the copy would undo the rename. Whoever asked for it hears of its failure.
@@ -130,10 +140,10 @@ async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str) -
             log.info("upload before a rename onto it failed key=%s reason=%s", escaped(key), error)
     # No upload of the replaced file starts until the new one is in its place.
     assert target is not None
-    await replaced.replaced(partial(_move_bytes, tree, inode, target, key), read_on=target.own.handles > 0)
+    await replaced.replaced(partial(_move_bytes, tree, inode, target, key, headers), read_on=target.own.handles > 0)
 
 
-async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) -> None:
+async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str, headers: Headers | None) -> None:
     state = inode.own
     known = inode.known
     forsaken = _opened_meanwhile(target, None)
@@ -151,7 +161,7 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str) 
 
     async def move(version: Version) -> Version:
         if version.key != key and version.etag not in moves:
-            moves[version.etag] = await move_version(tree, key, version, overtaken=overtaken)
+            moves[version.etag] = await move_version(tree, key, version, overtaken=overtaken, headers=headers)
         return moves.get(version.etag, version)
 
     file, base = state.file, None

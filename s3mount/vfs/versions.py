@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from s3mount.data.version import HalfMoved, Version
 from s3mount.errors import LostReply, PreconditionFailed
-from s3mount.store.base import Condition, Listed
+from s3mount.store.base import Condition, Headers, Listed
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
@@ -20,15 +20,22 @@ async def _never() -> bool:
 
 
 async def move_version(
-    tree: Tree, key: str, version: Version, *, overtaken: Callable[[], Awaitable[bool]] = _never
+    tree: Tree,
+    key: str,
+    version: Version,
+    *,
+    overtaken: Callable[[], Awaitable[bool]] = _never,
+    headers: Headers | None = None,
 ) -> Version:
-    """Copy one version to another key and delete it; copy again as long as the copy may have been `overtaken` by what
-    another wrote there. Raises NotFound and PreconditionFailed before anything changed, HalfMoved."""
+    """Copy one version to another key, with other `headers` if there are, and delete it; copy again as long as the copy
+    may have been `overtaken` by what another wrote there. Raises NotFound and PreconditionFailed before anything
+    changed, HalfMoved."""
     if version.key == key:
         return version  # an earlier try had done it all
-    stored = await tree.store.copy(version.key, key, source_etag=version.etag)
+    stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers)
     while await overtaken():
-        stored = await tree.store.copy(version.key, key, source_etag=version.etag)  # the source is still there
+        # the source is still there
+        stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers)
     moved = Version(key, stored.etag, version.size, stored.version_id)
     try:
         await tree.store.delete(version.key, Condition(etag=version.etag))

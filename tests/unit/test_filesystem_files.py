@@ -339,10 +339,10 @@ async def test_truncate_of_a_file_changed_elsewhere_applies_to_the_new_content(t
 
 
 @run_virtual
-async def test_attributes_set_here_last_while_the_inode_lives(tmp_path: Path) -> None:
+async def test_attributes_that_are_stored_nowhere_last_while_the_inode_lives(tmp_path: Path) -> None:
     store = MemoryStore()
     store.place("f", b"x")
-    async with mounted(store, tmp_path, uid=1, gid=1) as kernel:
+    async with mounted(store, tmp_path, uid=1, gid=1, attributes="never") as kernel:
         ino = await kernel.ino("f")
         changes = Changes(mode=stat.S_IFREG | 0o4600, uid=5, gid=6, atime_ns=7, mtime_ns=8)
         shown = await kernel.fs.setattr(ino, changes, None)

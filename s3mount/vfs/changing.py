@@ -1,0 +1,237 @@
+"""SETATTR: which change is worth a request, and when what is worth one is stored.
+
+A dirty or new file, and one that is being uploaded, brings its changes along. Those of a clean one are acknowledged,
+held for company, and stored by one copy of the object onto itself, by its File, so that no upload, rename or unlink
+runs meanwhile. The first change in a directory is stored before it is answered: a missing permission is reported
+then. A later failure is undone here, logged, and answered by the next fsync, flush or change of that file. A
+directory's changes are stored at once.
+
+The state: the inodes whose changes are held, each with a task that waits; the prefixes in which a change was stored.
+"""
+
+import logging
+import stat
+from collections import OrderedDict
+from typing import Any
+
+import trio
+
+from s3mount.data.file import File
+from s3mount.data.version import Changed
+from s3mount.errors import S3MountError, Stale, again
+from s3mount.store.base import Headers
+from s3mount.vfs.attributes import SECOND_NS, Attributes, Changes
+from s3mount.vfs.carrying import (
+    Fields,
+    carry,
+    dated,
+    describes,
+    headers_with,
+    known_headers,
+    show,
+    special_in,
+    undo,
+)
+from s3mount.vfs.directory_attributes import describe_directory, look_at_directory
+from s3mount.vfs.handles import Handles
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import escaped
+from s3mount.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+HOLD_SECONDS = 1.0
+HELD_MAX = 10_000
+"""More than these are stored before they are answered."""
+STORES_MAX = 16
+PREFIXES_MAX = 10_000
+NOTHING = Headers()
+
+
+class Changing:
+    """The changes of attributes of one mount."""
+
+    def __init__(self, tree: Tree, handles: Handles) -> None:
+        self._tree = tree
+        self._handles = handles
+        self._held: dict[int, Inode] = {}
+        self._proven: OrderedDict[str, None] = OrderedDict()
+        self._limit = trio.Semaphore(STORES_MAX)
+
+    async def change(self, inode: Inode, changes: Changes, fh: int | None) -> None:
+        """SETATTR but for the size. Raises what kept an earlier change of this file from being stored."""
+        self.report(inode)
+        if inode.special is None:
+            await self._look(inode)
+        tree, state = self._tree, inode.own
+        fields = changed_fields(tree.shown(inode), changes, tree.wall_ns(), by_kernel=fh is not None)
+        await self.store_special(inode, fields)
+        if inode.children is None or fields or changes.mtime_ns is not None:
+            state.ctime_ns = tree.wall_ns() if changes.ctime_ns is None else changes.ctime_ns
+        show(inode, {name: fields[name] for name in ("mode", "uid", "gid") if name in fields})
+        if changes.atime_ns is not None:
+            state.atime_ns = changes.atime_ns
+        if changes.mtime_ns is not None:
+            state.mtime_ns = changes.mtime_ns
+
+    async def store_special(self, inode: Inode, fields: Fields) -> None:
+        """Have these attributes stored, by the names of `Special`; None drops one. Whoever shows them does so when this
+        has returned. Raises MetadataFull; what the store raises, if it was asked already."""
+        if not fields or self._tree.config.attributes == "never" or not inode.linked:
+            return
+        if inode.children is None:
+            await self._store_file_fields(inode, fields)
+        elif any(value is not None or getattr(inode.special, name) is not None for name, value in fields.items()):
+            await describe_directory(self._tree, inode, fields)
+
+    def report(self, inode: Inode) -> None:
+        """Raise, once, what kept a change from being stored after it was answered."""
+        state = inode.state
+        if state is not None and state.change_error is not None:
+            error, state.change_error = state.change_error, None
+            raise again(error)
+
+    async def settle(self, inode: Inode) -> None:
+        """What is held of the inode is stored on return."""
+        self.report(inode)
+        if self._held.pop(inode.ino, None) is not None:
+            try:
+                await self._store(inode)
+            except S3MountError as error:
+                self._undo(inode, error)
+                raise
+
+    def paths(self) -> list[str]:
+        """Of files whose changes are held."""
+        return [inode.path for inode in self._held.values() if inode.linked]
+
+    async def store_all(self) -> list[str]:
+        """Store all that is held; the paths of those that failed."""
+        failed: list[str] = []
+
+        async def store(inode: Inode) -> None:
+            try:
+                await self.settle(inode)
+            except S3MountError:
+                failed.append(inode.path)
+
+        async with trio.open_nursery() as nursery:
+            for inode in list(self._held.values()):
+                nursery.start_soon(store, inode)
+        return failed
+
+    # inside
+
+    async def _look(self, inode: Inode) -> None:
+        if inode.children is not None:
+            await look_at_directory(self._tree, inode)
+            return
+        try:
+            inode.special = special_in(self._tree, await known_headers(self._tree, inode))
+        except Changed as changed:
+            raise self._tree.remember(inode, changed.info) from changed
+
+    async def _store_file_fields(self, inode: Inode, fields: Fields) -> None:
+        state, file = inode.own, inode.own.file
+        former = state.pending
+        state.pending = {**(former or {}), **fields, "ctime_ns": None}
+        try:
+            if file is None or not describes(file):
+                headers_with(self._tree, NOTHING, state.pending)
+            else:
+                carry(self._tree, inode, file)
+        except S3MountError:
+            state.pending = former
+            raise
+        if (file is not None and rides(file)) or inode.ino in self._held:
+            return
+        assert inode.parent is not None
+        prefix = inode.parent.contents.prefix
+        state.changing += 1
+        if prefix in self._proven and len(self._held) < HELD_MAX:
+            self._held[inode.ino] = inode
+            self._tree.background(self._store_later, inode)
+            return
+        try:
+            await self._store(inode)
+        except S3MountError as error:
+            undo(self._tree, inode)
+            raise self._other_version(inode, error) from error
+        finally:
+            self._end(inode)
+        self._proven[prefix] = None
+        if len(self._proven) > PREFIXES_MAX:
+            self._proven.popitem(last=False)
+
+    async def _store_later(self, inode: Inode) -> None:
+        try:
+            await trio.sleep(HOLD_SECONDS)
+            while (lent := inode.own.lent) is not None:
+                await lent.wait()  # a rename takes them along, or gives them back
+            if self._held.pop(inode.ino, None) is not None:
+                await self._store(inode)
+        except S3MountError as error:
+            self._undo(inode, error)
+            inode.own.change_error = error
+        finally:
+            self._end(inode)
+
+    def _end(self, inode: Inode) -> None:
+        inode.own.changing -= 1
+        self._tree.inodes.release(inode)
+
+    def _undo(self, inode: Inode, error: S3MountError) -> None:
+        log.error("attributes not stored, undone path=%s reason=%s", escaped(inode.path), error)
+        undo(self._tree, inode)
+        self._other_version(inode, error)
+
+    def _other_version(self, inode: Inode, error: S3MountError) -> S3MountError:
+        """What to raise; of another client's version nothing is believed any more."""
+        if isinstance(error, Changed):
+            return self._tree.remember(inode, error.info)
+        if isinstance(error, Stale) and inode.linked and inode.parent is not None:
+            self._tree.distrust(inode.parent, inode.name)
+            self._tree.inodes.detach(inode)
+        return again(error)
+
+    async def _store(self, inode: Inode) -> None:
+        """Copy the object onto itself with what is pending, unless bytes bring it. Raises Stale, Changed."""
+        state = inode.own
+        if inode.known is None and state.file is None:
+            return
+        async with self._limit, self._handles.borrowed(inode) as file:
+            if state.pending is not None and inode.linked and not describes(file):
+                headers = await known_headers(self._tree, inode)
+                if not describes(file):
+                    file.headers = headers
+            if state.pending is None or not inode.linked or rides(file):
+                return
+            file.headers = headers_with(self._tree, file.headers, dated(self._tree, inode, state.pending, file.headers))
+            await file.restate()
+
+
+def rides(file: File) -> bool:
+    """Whether an upload that has to come brings what the file carries, or what must follow the one under way."""
+    return file.base is None or file.dirty or file.busy or file.parted
+
+
+def changed_fields(shown: Attributes, changes: Changes, now_ns: int, *, by_kernel: bool) -> dict[str, Any]:
+    """What of a SETATTR is to be stored: no value that is there already, no time that only follows from writing."""
+    fields: dict[str, Any] = {}
+    if changes.mode is not None and stat.S_IMODE(changes.mode) != stat.S_IMODE(shown.mode):
+        fields["mode"] = stat.S_IFMT(shown.mode) | stat.S_IMODE(changes.mode)
+    if changes.uid is not None and changes.uid != shown.uid:
+        fields["uid"] = changes.uid
+    if changes.gid is not None and changes.gid != shown.gid:
+        fields["gid"] = changes.gid
+    mtime_ns, atime_ns = changes.mtime_ns, changes.atime_ns
+    # The kernel's own has a handle, comes with a size, or tells what we know.
+    if mtime_ns is None or by_kernel or changes.size is not None or mtime_ns == shown.mtime_ns:
+        return fields
+    if atime_ns == mtime_ns and abs(mtime_ns - now_ns) <= SECOND_NS:
+        fields |= {"mtime_ns": None, "atime_ns": None}  # touch: the time of the request that follows stands for it
+    else:
+        fields["mtime_ns"] = mtime_ns
+        if atime_ns is not None:
+            fields["atime_ns"] = atime_ns
+    return fields

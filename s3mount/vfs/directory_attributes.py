@@ -1,0 +1,77 @@
+"""A directory's own special attributes: the metadata of the flag inside it, whose parent is flagged first.
+
+No state. Each change is stored before it is answered.
+"""
+
+import stat
+
+import trio
+
+from s3mount.errors import Exists, NotFound, PreconditionFailed, Unavailable
+from s3mount.store.base import ABSENT, Condition, Headers
+from s3mount.vfs.carrying import Fields, headers_with, special_in
+from s3mount.vfs.flags import FLAG, FLAG_HEADERS, raise_flag
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.tree import Tree
+
+TRIES_MAX = 5
+"""How often another client may be quicker with the same flag."""
+
+
+async def describe_new(tree: Tree, parent: Inode, prefix: str, fields: Fields) -> Headers | None:
+    """Before the marker of a new directory: store what is special about it; None: nothing is. Raises Exists."""
+    headers = headers_with(tree, FLAG_HEADERS, fields, kind=stat.S_IFDIR)
+    if headers is FLAG_HEADERS:
+        return None
+    await _flag_parent(tree, parent)
+    try:
+        await tree.store.put(prefix + FLAG, (), headers, ABSENT)
+    except PreconditionFailed as error:
+        parent.contents.forget_all()
+        raise Exists(prefix) from error
+    return headers
+
+
+async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
+    """Store changed attributes of a directory that is there."""
+    directory = inode.contents
+    for _ in range(TRIES_MAX):
+        key = directory.prefix + FLAG
+        try:
+            info = await tree.store.head(key)
+            former, condition = info.headers, Condition(etag=info.etag)
+        except NotFound:
+            former, condition = FLAG_HEADERS, ABSENT
+        headers = headers_with(tree, former, {**fields, "ctime_ns": None}, kind=stat.S_IFDIR)
+        if headers is not former:
+            if inode.parent is not None:
+                await _flag_parent(tree, inode.parent)
+            try:
+                await tree.store.put(key, (), headers, condition)
+            except PreconditionFailed:
+                continue
+        if directory.removed or directory.prefix + FLAG != key:
+            # It went, or moved without this.
+            await tree.store.delete(key)
+            if directory.removed:
+                return
+            continue
+        if condition is not ABSENT or headers is not former:
+            directory.flag, directory.flag_at = True, trio.current_time()
+        inode.special = special_in(tree, headers, kind=stat.S_IFDIR)
+        return
+    raise Unavailable(f"{inode.path}: others change its attributes again and again")
+
+
+async def look_at_directory(tree: Tree, inode: Inode) -> None:
+    """Learn what is special about a directory."""
+    try:
+        headers = (await tree.store.head(inode.contents.prefix + FLAG)).headers
+    except NotFound:
+        headers = FLAG_HEADERS
+    inode.special = special_in(tree, headers, kind=stat.S_IFDIR)
+
+
+async def _flag_parent(tree: Tree, parent: Inode) -> None:
+    if tree.config.attributes == "auto":
+        await raise_flag(tree, parent.contents)
