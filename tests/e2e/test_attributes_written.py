@@ -22,7 +22,9 @@ HOLD_SECONDS = 1.0
 
 
 def metadata(place: Place, name: str) -> dict[str, str]:
+    """Without the token by which a creation knows itself."""
     found: dict[str, str] = place.head(name)["Metadata"]
+    found.pop("s3mount-write", None)
     return found
 
 
@@ -33,12 +35,12 @@ def comes(place: Place, name: str, expected: dict[str, str]) -> None:
 
 
 def tree(root: Path) -> dict[str, tuple[int, int, int, int, int]]:
-    """Mode, owner, size and mtime of everything below; of directories and links no size."""
+    """Mode, owner, size and mtime of everything below; of what is no regular file neither of the last."""
     found = {}
     for path in sorted(root.rglob("*")):
         told = path.lstat()
-        size = told.st_size if stat.S_ISREG(told.st_mode) else 0
-        found[str(path.relative_to(root))] = (told.st_mode, told.st_uid, told.st_gid, size, told.st_mtime_ns)
+        size, time_ns = (told.st_size, told.st_mtime_ns) if stat.S_ISREG(told.st_mode) else (0, 0)
+        found[str(path.relative_to(root))] = (told.st_mode, told.st_uid, told.st_gid, size, time_ns)
     return found
 
 
@@ -97,7 +99,9 @@ def test_links_fifos_sockets_and_devices_come_back(mount: Mounted) -> None:
     assert stat.S_ISSOCK(int(metadata(place, "socket")["mode"]))
     with pytest.raises(PermissionError):
         os.link(root / "f", root / "hard")
-    for _ in range(2):
+    for remounted in (False, True):
+        if remounted:
+            mount.remount()
         assert (root / "link").read_bytes() == b"through the link"
         assert os.readlink(root / "dangling") == "no/where"
         assert not (root / "dangling").exists()
@@ -110,7 +114,6 @@ def test_links_fifos_sockets_and_devices_come_back(mount: Mounted) -> None:
         assert (stat.S_ISCHR(told.st_mode), told.st_rdev) == (True, os.makedev(1, 3))
         with pytest.raises(PermissionError):  # the mount is nodev
             (root / "null").read_bytes()
-        mount.remount()
     os.lchown(root / "dangling", 12, 34)
     os.utime(root / "dangling", ns=(PAST_NS, PAST_NS), follow_symlinks=False)
     comes(
@@ -137,7 +140,7 @@ def test_a_fifo_carries_data_between_programs(mount: Mounted) -> None:
 
 def test_programs_that_keep_mode_and_time(mount: Mounted, tmp_path: Path) -> None:
     """B8: cp -p, install -m, tar."""
-    place, root = mount.place, mount.root
+    root = mount.root
     source = tmp_path / "source"
     source.write_bytes(b"hello")
     source.chmod(0o640)
@@ -153,17 +156,15 @@ def test_programs_that_keep_mode_and_time(mount: Mounted, tmp_path: Path) -> Non
     os.utime(tmp_path / "t/sub", ns=(PAST_NS, PAST_NS))
     succeed("tar", "-C", tmp_path, "--format=posix", "-cf", tmp_path / "t.tar", "t")
     succeed("tar", "-C", root, "-xpf", tmp_path / "t.tar")
-    for _ in range(2):
+    for remounted in (False, True):
+        if remounted:
+            mount.remount()
         told = (root / "copied").stat()
         assert (stat.S_IMODE(told.st_mode), told.st_mtime_ns) == (0o640, PAST_NS)
         assert stat.S_IMODE((root / "installed").stat().st_mode) == 0o755
-        kept = tree(root / "t")
-        wanted = tree(tmp_path / "t")
-        del kept["l"], wanted["l"]
-        assert kept == wanted
+        assert tree(root / "t") == tree(tmp_path / "t")
+        assert (root / "t/sub").stat().st_mtime_ns == PAST_NS
         assert os.readlink(root / "t/l") == "a"
-        mount.remount()
-    assert "mtime" not in metadata(place, "installed")
 
 
 def test_a_large_file_that_was_streamed_keeps_the_time_that_cp_gives_it(mount: Mounted, tmp_path: Path) -> None:
@@ -190,12 +191,9 @@ def test_rsync_transfers_nothing_the_second_time(mount: Mounted, tmp_path: Path)
         os.utime(path, ns=(PAST_NS, PAST_NS + number * 1_000_000_007))
     (source / "link").symlink_to("sub/file0")
     succeed("rsync", "-a", f"{source}/", f"{mount.root}/m/")
-    for _ in range(2):
-        again = subprocess.run(
-            ["rsync", "-ai", f"{source}/", f"{mount.root}/m/"], capture_output=True, text=True, check=True
-        )
-        assert again.stdout == ""
-        mount.remount()
+    assert succeed("rsync", "-ai", f"{source}/", f"{mount.root}/m/") == ""
+    mount.remount()
+    assert succeed("rsync", "-ai", f"{source}/", f"{mount.root}/m/") == ""
 
 
 def test_a_file_by_parts_keeps_its_bytes_when_its_mode_changes(mounts: Mounts) -> None:
@@ -234,7 +232,7 @@ def test_a_file_that_is_written_and_touched_in_every_order_has_the_time_of_the_l
     path.rename(mount.root / "g")
     os.truncate(mount.root / "g", 1)
     (mount.root / "g").unlink()
-    assert place.files() == []
+    assert place.files() == [FLAG]
 
 
 def test_the_mount_stores_what_is_held_before_it_ends(mount: Mounted) -> None:
@@ -246,7 +244,6 @@ def test_the_mount_stores_what_is_held_before_it_ends(mount: Mounted) -> None:
     mount.stop()
     for name in ("a", "b", "c"):
         assert metadata(place, name)["mode"] == str(stat.S_IFREG | 0o600)
-    mount.start()
 
 
 def test_who_is_not_root_changes_what_is_his_and_nothing_else(mounts: Mounts) -> None:

@@ -179,7 +179,7 @@ async def test_a_change_to_the_value_that_is_there_costs_nothing(tmp_path: Path)
             await chmod(kernel, path, 0o644 if path == "f" else 0o755)
         await change(kernel, "f", mtime_ns=shown.mtime_ns)
         await trio.sleep(5)
-        assert costs(store) == {}
+        assert not store.counts.keys() & {"put", "copy"}
 
 
 @run_virtual
@@ -570,8 +570,7 @@ async def test_a_rename_carries_what_is_held(tmp_path: Path) -> None:
         store.reset_counts()
         await kernel.rename("f", "d/g")
         await trio.sleep(5)
-        assert store.counts["copy"] == 1
-        assert store.counts["head"] == 0
+        assert (store.counts["copy"], store.counts["get_tags"]) == (1, 0)
         assert metadata(store, "d/g")["mode"] == mode_text(0o600)
         assert f"d/{FLAG}" in store.objects
         assert stat.S_IMODE((await kernel.stat("d/g")).mode) == 0o600
@@ -790,7 +789,7 @@ async def test_a_touch_of_a_directory_without_a_stored_time_costs_nothing(tmp_pa
         store.reset_counts()
         now = kernel.fs._tree.wall_ns()
         await change(kernel, "d", mtime_ns=now, atime_ns=now)
-        assert costs(store) == {}
+        assert not store.counts.keys() & {"put", "copy"}
 
 
 @run_virtual
