@@ -147,11 +147,10 @@ class Changing:
             return
         assert inode.parent is not None
         prefix = inode.parent.contents.prefix
-        state.changing += 1
         if prefix in self._proven and len(self._held) < HELD_MAX:
-            self._held[inode.ino] = inode
-            self._tree.background(self._store_later, inode)
+            self._hold(inode)
             return
+        state.changing += 1
         try:
             await self._store(inode)
         except S3MountError as error:
@@ -162,6 +161,11 @@ class Changing:
         self._proven[prefix] = None
         if len(self._proven) > PREFIXES_MAX:
             self._proven.popitem(last=False)
+
+    def _hold(self, inode: Inode) -> None:
+        inode.own.changing += 1
+        self._held[inode.ino] = inode
+        self._tree.background(self._store_later, inode)
 
     async def _store_later(self, inode: Inode) -> None:
         try:
@@ -199,6 +203,10 @@ class Changing:
         state = inode.own
         if inode.known is None and state.file is None:
             return
+        if self._moves(inode):
+            # The copy that moves it may be made already: of the same etag, and without these.
+            self._hold(inode)
+            return
         async with self._limit, self._handles.borrowed(inode) as file:
             if state.pending is not None and inode.linked and not describes(file):
                 headers = await known_headers(self._tree, inode)
@@ -207,7 +215,15 @@ class Changing:
             if state.pending is None or not inode.linked or rides(file):
                 return
             file.headers = headers_with(self._tree, file.headers, dated(self._tree, inode, state.pending, file.headers))
+            pending = state.pending
             await file.restate()
+            if self._moves(inode) and inode.linked:
+                state.pending = {**pending, **(state.pending or {})}
+                self._hold(inode)
+
+    def _moves(self, inode: Inode) -> bool:
+        """Whether a rename moves a directory above."""
+        return any(inode.key.startswith(prefix) for prefix in self._tree.moving)
 
 
 def rides(file: File) -> bool:

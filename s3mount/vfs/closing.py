@@ -99,7 +99,7 @@ class Closing:
         state.told = False
         state.headers = NO_HEADERS
         if state.pending is not None and not state.changing:
-            if named(inode):
+            if inode.linked:
                 log.error("attributes not stored path=%s", escaped(inode.path))
             undo(self._tree, inode)
         self._tree.inodes.release(inode)

@@ -84,6 +84,7 @@ class Handles:
         if state.failing and not writable:
             raise Unavailable(f"{inode.path}: its bytes wait to be stored")
         state.handles += 1
+        carried = state.carried
         try:
             file = state.file
             if file is None:
@@ -110,6 +111,8 @@ class Handles:
             self._tree.background(self.release, fh)
             raise Stale(f"{inode.path}: the file is another one now")
         if writable:
+            if state.carried is not None and state.carried is not carried:
+                file.headers = state.carried[1]  # they were stored while we asked
             carry(self._tree, inode, file)
             if flags & os.O_APPEND:
                 file.fetch_base()

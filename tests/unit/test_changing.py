@@ -653,6 +653,51 @@ async def test_an_unlink_during_the_copy_leaves_no_object(tmp_path: Path) -> Non
             assert "f" not in store.objects
 
 
+@run_virtual
+async def test_a_change_that_comes_while_its_directory_is_moved_is_not_lost(tmp_path: Path) -> None:
+    store = MemoryStore()
+    for name in ("d/f", "d/z"):
+        store.place(name, b"x")
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel, "d/")
+        for seconds in (0.0, 0.7, 10.5, 20.5):
+            ino = await kernel.ino("d/f")
+            await kernel.fs.setattr(ino, Changes(mode=0o601), None)
+
+            async def slow(call: Call) -> None:
+                if call.operation in ("copy", "delete", "list"):
+                    await trio.sleep(10)
+
+            store.before = slow
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.rename, "d", "e")
+                await trio.sleep(seconds)
+                await kernel.fs.setattr(ino, Changes(mode=0o600), None)
+            store.before = None
+            await trio.sleep(30)
+            assert metadata(store, "e/f")["mode"] == mode_text(0o600), seconds
+            await kernel.rename("e", "d")
+
+
+@run_virtual
+async def test_an_open_that_asked_before_the_copy_does_not_bring_back_what_was(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x")
+        await chmod(kernel, "f", 0o600)
+
+        async def late(call: Call) -> None:
+            if call.operation == "head":
+                store.after = None
+                await trio.sleep(10)
+
+        store.after = late
+        await kernel.write("f", b"y", os.O_WRONLY)
+        assert metadata(store, "f")["mode"] == mode_text(0o600)
+        assert store.counts["copy"] == 1
+
+
 # times
 
 
