@@ -30,6 +30,8 @@ from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, mount_options
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
+from s3mount.vfs import attributedb
+from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -186,7 +188,7 @@ class Daemon:
             find_out=findings.parts,
         )
         leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
-        filesystem = FileSystem(store, storage, config, nursery)
+        filesystem = FileSystem(store, storage, config, nursery, learnt=self._learnt(nursery))
         if not config.read_only:
             nursery.start_soon(sweep, store, config)
         try:
@@ -230,6 +232,18 @@ class Daemon:
         with trio.move_on_at(stop_by):
             await storage.orphans.drop_all()
         pyfuse3.close(unmount=False)
+
+    def _learnt(self, nursery: trio.Nursery) -> AttributeDb | None:
+        """What the mounts of this bucket have learnt of attributes; None where none are shown."""
+        config = self._config
+        if config.attributes == "never":
+            return None
+        path = attributedb.path_in(
+            self._prepared.cache_dir, endpoint=config.endpoint_url or "aws", bucket=config.bucket
+        )
+        db = AttributeDb(path)
+        nursery.start_soon(db.run)
+        return db
 
     async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
         # SIGHUP is what a closed terminal sends to `--foreground`: it must not cost what was written.

@@ -18,6 +18,7 @@ import trio
 from s3mount.config import Config
 from s3mount.data.storage import Storage
 from s3mount.errors import Exists, IsADirectory, NoEntry, NotADirectory, Stale
+from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import ROOT, Attributes, Caller, Changes
 from s3mount.vfs.filesystem import FileSystem
 from tests.memory_store import MemoryStore, journal_of
@@ -246,7 +247,12 @@ class Kernel:
 
 @asynccontextmanager
 async def mounted(
-    store: MemoryStore, directory: Path, *, started: bool = True, **options: object
+    store: MemoryStore,
+    directory: Path,
+    *,
+    started: bool = True,
+    learnt: AttributeDb | None = None,
+    **options: object,
 ) -> AsyncIterator[Kernel]:
     """A FileSystem on `store`, with a staging directory of its own below `directory`; requests of the start not
     counted."""
@@ -257,7 +263,7 @@ async def mounted(
         storage = Storage(
             store, config, nursery, staging_dir=staging, staging_limit_bytes=1 << 30, journal=journal_of(store)
         )
-        fs = FileSystem(store, storage, config, nursery)
+        fs = FileSystem(store, storage, config, nursery, learnt=learnt)
         if started:
             await fs.start()
             store.reset_counts()

@@ -83,12 +83,13 @@ class AttributeDb:
         notes[key] = Known(etag, last_modified_ns, special)
         self._wake.set()
 
-    async def load(self, prefix: str) -> dict[str, Known]:
-        """What is known of the objects directly below a prefix, which ends in a slash or is empty, by key. It holds for
-        an object that has this etag and, in whole seconds, this Last-Modified."""
+    async def load(self, prefix: str, first: str = "", last: str | None = None) -> dict[str, Known]:
+        """What is known of the objects directly below a prefix, which ends in a slash or is empty, by key; at least of
+        the names from `first` to `last`. It holds for an object that has this etag and, in whole seconds, this
+        Last-Modified."""
         found: dict[str, Known] = {}
         if trio.current_time() >= self._read_again_at:
-            rows, stale = await self._rows(prefix)
+            rows, stale = await self._rows(prefix, first, last)
             found.update(rows)
             if stale and len(self._used) < QUEUE_MAX:
                 self._used.add(prefix)
@@ -110,11 +111,11 @@ class AttributeDb:
                 await self._write()
                 await self._attempt(self._table.close)
 
-    async def _rows(self, prefix: str) -> tuple[dict[str, Known], bool]:
+    async def _rows(self, prefix: str, first: str, last: str | None) -> tuple[dict[str, Known], bool]:
         answer: list[tuple[dict[str, Known], bool]] = []
         error: Exception | None = TimeoutError(f"the disk took more than {LOAD_SECONDS:.0f} s")
         with trio.move_on_after(LOAD_SECONDS):
-            error = await self._attempt(lambda: answer.append(self._table.rows(prefix)))
+            error = await self._attempt(lambda: answer.append(self._table.rows(prefix, first, last)))
         if error is not None:
             self._read_again_at = trio.current_time() + REST_SECONDS
             self._tell(error)

@@ -28,10 +28,12 @@ APPLICATION = int.from_bytes(b"s3ma", "big")
 BUSY_SECONDS = 1.0
 """How long another process may write before we give up."""
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 40, 0.05
+BEHIND_ALL = b"\xff"
+"""Behind every name: no UTF-8 text has this byte."""
 USE_KNOWN_TO_SECONDS = 86_400
 """A directory that is read again within this time is not written for it."""
 LOADED_MAX = 200_000
-"""Rows of one directory that are read; the rest of a larger one is as if unknown."""
+"""Rows that are read at once; those behind are as if unknown."""
 
 _CREATE = """
 CREATE TABLE attributes (
@@ -43,7 +45,7 @@ CREATE TABLE attributes (
 _WRITE = "INSERT OR REPLACE INTO attributes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _READ = """
 SELECT name, used, etag, modified_ns, mode, uid, gid, mtime_ns, atime_ns, ctime_ns, rdev, xattr
-FROM attributes WHERE directory = ? LIMIT ?
+FROM attributes WHERE directory = ? AND name BETWEEN ? AND ? LIMIT ?
 """
 _USE = "UPDATE attributes SET used = ? WHERE directory = ? AND used < ?"
 _EVICT = """
@@ -77,9 +79,11 @@ class AttributeTable:
         self._rows_at_most = 0
         self._moved = False
 
-    def rows(self, directory: str) -> tuple[dict[str, Known], bool]:
-        """What is known of the keys directly below a prefix, and whether it is long since somebody asked."""
-        rows = self._open().execute(_READ, (_bytes(directory), LOADED_MAX)).fetchall()
+    def rows(self, directory: str, first: str = "", last: str | None = None) -> tuple[dict[str, Known], bool]:
+        """What is known of the keys directly below a prefix, from the name `first` to `last`, and whether it is long
+        since somebody asked."""
+        names = _bytes(first), BEHIND_ALL if last is None else _bytes(last)
+        rows = self._open().execute(_READ, (_bytes(directory), *names, LOADED_MAX)).fetchall()
         fresh = self._wall_seconds() - USE_KNOWN_TO_SECONDS
         stale = any(row[1] < fresh for row in rows)
         return {directory + _text(name): _known(values) for name, _, *values in rows}, stale

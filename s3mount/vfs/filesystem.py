@@ -17,6 +17,7 @@ from s3mount.data.storage import Storage
 from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries
+from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.exact import Exact
@@ -27,6 +28,7 @@ from s3mount.vfs.keys import check_key, decode
 from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.reading import Emit, Readings
+from s3mount.vfs.recall import Recall
 from s3mount.vfs.rename import rename
 from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.special_files import make_node, symlink
@@ -46,8 +48,11 @@ class FileSystem:
         nursery: trio.Nursery,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
+        learnt: AttributeDb | None = None,
     ) -> None:
         self._tree = Tree(store, storage, config, nursery, wall_ns=wall_ns)
+        if learnt is not None:
+            self._tree.earlier = Recall(self._tree.told, learnt)
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
         self._changing = Changing(self._tree, self._handles)

@@ -12,7 +12,7 @@ import trio
 from s3mount.config import S3_KEY_MAX_BYTES
 from s3mount.errors import NoEntry, NotFound, S3MountError
 from s3mount.store.base import ObjectInfo, Page
-from s3mount.vfs.flags import learn_flag
+from s3mount.vfs.flags import FLAG, learn_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name, is_reserved, read_subtree
 from s3mount.vfs.pages import list_around
@@ -111,11 +111,18 @@ async def ask_store(tree: Tree, key: str) -> Answer:
     if failure is not None:
         raise failure
     below = page if page is not None and page.objects else None
+    if tree.earlier is not None and below is not None and _is_flagged(tree, key + "/", below):
+        await tree.earlier.page(key + "/", below.objects)
     if isinstance(head, ObjectInfo):
         return Answer(head, below)
     if head is not None and below is None:
         raise head
     return Answer(None, below)
+
+
+def _is_flagged(tree: Tree, prefix: str, below: Page) -> bool:
+    """Whether anything in the directory may be special; a flag comes early among the names."""
+    return tree.config.attributes == "always" or any(listed.key == prefix + FLAG for listed in below.objects)
 
 
 async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:

@@ -47,6 +47,8 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
             carry = piece.carry
         if directory.prefix == prefix and not told and _wants_flag(tree, directory, piece, fetched):
             await ask_flag(tree, directory, page.date_ns)
+        if tree.earlier is not None and (directory.flag or tree.config.attributes == "always"):
+            await tree.earlier.page(prefix, [entry for entry in piece.entries.values() if isinstance(entry, Listed)])
         if directory.prefix == prefix:
             await _learn(tree, directory, piece, start)
         if directory.prefix != prefix:

@@ -25,6 +25,7 @@ from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escap
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.metadata import normalized
+from s3mount.vfs.recall import Recall
 from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Tree:
             # An open may follow its lookup after that long: what was just asked is not asked twice.
             lifetime_seconds=max(config.metadata_ttl_seconds, config.retry_memory_seconds),
         )
+        self.earlier: Recall | None = None
         self.on_write: Callable[[Directory], None] = lambda _directory: None
         self.changes = 0
         self.moving: dict[str, int] = {}

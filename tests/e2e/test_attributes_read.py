@@ -22,7 +22,8 @@ def special(kind: int, mode: int, **others: str) -> dict[str, str]:
 def test_ls_l_of_a_thousand_special_files_is_exact_and_asks_for_each_once(
     mounts: Mounts, proxy: FaultProxy, place: Place
 ) -> None:
-    """C7: a plain `ls` sends no HEAD, `ls -l` one for each file, at once; the next `ls -l` none."""
+    """C7: a plain `ls` sends no HEAD, `ls -l` one for each file, at once; the next `ls -l` none, nor one
+    after a remount with the same cache directory."""
     place.put(f"d/{FLAG}")
     metadata = special(stat.S_IFREG, 0o640, mtime="1000000000")
     in_threads(lambda number: place.put(f"d/f{number:04}", Metadata=metadata), range(1000), threads=16)
@@ -39,6 +40,12 @@ def test_ls_l_of_a_thousand_special_files_is_exact_and_asks_for_each_once(
     assert counts == {"head": 1000}
     succeed("ls", "-l", mounted.root / "d")
     assert paid(proxy) == {}
+    mounted.remount()
+    (mounted.root / "d").stat()
+    paid(proxy)
+    again = succeed("ls", "-l", "--time-style=+%s", mounted.root / "d").splitlines()[1:]
+    assert again == lines
+    assert "head" not in paid(proxy)
 
 
 def test_ls_l_of_an_unflagged_directory_is_a_request_per_thousand_names(
