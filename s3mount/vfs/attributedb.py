@@ -18,7 +18,7 @@ import trio
 
 from s3mount.data.spill import RunInThread
 from s3mount.vfs.attributes import SECOND_NS, Special, whole_seconds
-from s3mount.vfs.attributetable import AttributeTable, Known
+from s3mount.vfs.attributetable import BUSY_SECONDS, AttributeTable, Known, is_busy
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,12 @@ class AttributeDb:
         rows_max: int = ROWS_MAX,
         run_in_thread: RunInThread | None = None,
         wall_seconds: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         # The mutable state: notes by directory and key, those waiting and those being written, and how many wait;
         # directories to be marked as used; when the file is tried again for reading and for writing, and whether its
         # present trouble was told.
-        self._table = AttributeTable(path, rows_max=rows_max, wall_seconds=wall_seconds)
+        self._table = AttributeTable(path, rows_max=rows_max, wall_seconds=wall_seconds, busy_seconds=busy_seconds)
         self._run_in_thread = run_in_thread or _in_threads()
         self._noted: dict[str, dict[str, Known]] = {}
         self._writing: dict[str, dict[str, Known]] = {}
@@ -133,6 +134,9 @@ class AttributeDb:
                 raise
             if error is None:
                 self._told = False
+            elif is_busy(error):
+                self._take_back(writing)
+                self._wake.set()
             else:
                 self._write_again_at = trio.current_time() + REST_SECONDS
                 self._tell(error)
@@ -159,6 +163,10 @@ class AttributeDb:
                     self._table.start_over(error)
             except (sqlite3.Error, OSError) as error:
                 errors.append(error)
+            except Exception as error:
+                # In the background it would end the mount, in a handler a program would be refused.
+                log.exception("memory of attributes met a bug")
+                errors.append(error)
 
         await self._run_in_thread(guarded)
         return errors[0] if errors else None
@@ -166,7 +174,9 @@ class AttributeDb:
     def _tell(self, error: Exception) -> None:
         if not self._told:
             self._told = True
-            log.warning("attributes could not be remembered path=%s reason=%s", self._table.path, error)
+            # A machine under load is slow for a while; a disk that refuses needs somebody.
+            level = logging.INFO if isinstance(error, TimeoutError) or is_busy(error) else logging.WARNING
+            log.log(level, "attributes could not be remembered path=%s reason=%s", self._table.path, error)
 
 
 def directory_of(key: str) -> str:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 APPLICATION = int.from_bytes(b"s3ma", "big")
-BUSY_SECONDS = 1.0
+BUSY_SECONDS = 5.0
 """How long another process may write before we give up."""
 LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS = 40, 0.05
 BEHIND_ALL = b"\xff"
@@ -61,6 +61,11 @@ class Known(NamedTuple):
     special: Special
 
 
+def is_busy(error: Exception) -> bool:
+    """Whether another process was writing for too long: that is no trouble, and passes."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
 class Damaged(sqlite3.DatabaseError):
     """The file is a database, and not ours."""
 
@@ -68,12 +73,20 @@ class Damaged(sqlite3.DatabaseError):
 class AttributeTable:
     """See the module. It opens at its first use."""
 
-    def __init__(self, path: Path, *, rows_max: int, wall_seconds: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rows_max: int,
+        wall_seconds: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
         # The mutable state: the connection and the lock's descriptor while open; rows in the file, by the last count
         # and what was written since; whether a file was moved aside, which is done once.
         self.path = path
         self._rows_max = rows_max
         self._wall_seconds = wall_seconds
+        self._busy_seconds = busy_seconds
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._rows_at_most = 0
@@ -182,7 +195,7 @@ class AttributeTable:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=8
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=8
         )
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()

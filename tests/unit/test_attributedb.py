@@ -18,7 +18,7 @@ from s3mount.vfs.attributedb import QUEUE_MAX, REST_SECONDS, WRITE_SECONDS, Attr
 from s3mount.vfs.attributes import PLAIN, SECOND_NS, Special
 from s3mount.vfs.attributetable import USE_KNOWN_TO_SECONDS, AttributeTable, Known
 from tests.running import run_trio, run_virtual
-from tests.unit.files import inline
+from tests.unit.files import InjectedBug, inline
 from tests.unit.test_metadata import SPECIALS
 
 AT_NS = 1_700_000_000 * SECOND_NS
@@ -205,6 +205,20 @@ async def test_without_a_place_for_the_file_everything_else_works(
     assert len(caplog.records) == 1
 
 
+@run_virtual
+async def test_a_bug_costs_knowledge_and_neither_the_mount_nor_an_errno(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> float:
+        raise InjectedBug
+
+    async with remembering(tmp_path / "a.sqlite", wall_seconds=broken) as db:
+        note(db, "a")
+        await trio.sleep(2 * WRITE_SECONDS)
+        assert await db.load("elsewhere/") == {}
+    assert "met a bug" in caplog.text
+
+
 def in_a_process(program: str, path: Path) -> "subprocess.Popen[str]":
     setup = f"""
 import os, resource, signal, sys, time
@@ -246,6 +260,26 @@ def test_two_processes_write_at_once_and_see_each_others_rows(tmp_path: Path) ->
     table = AttributeTable(path, rows_max=10**6)
     assert table.rows("")[0].keys() == {f"{pid}-{number}" for pid in pids for number in range(200)}
     table.close()
+
+
+@run_virtual
+async def test_notes_wait_while_another_process_writes_for_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.sqlite"
+    async with remembering(path, busy_seconds=0.05) as db:
+        await db.load("")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        note(db, "a")
+        await trio.sleep(WRITE_SECONDS / 2)
+        assert other.execute("SELECT count(*) FROM attributes").fetchone() == (0,)
+        assert await db.load("") == known("a")
+        other.execute("COMMIT")
+        await trio.sleep(2 * WRITE_SECONDS)
+        assert other.execute("SELECT count(*) FROM attributes").fetchone() == (1,)
+        other.close()
+    assert not caplog.records
 
 
 def test_a_full_disk_refuses_notes_and_keeps_what_is_known(tmp_path: Path) -> None:
