@@ -57,14 +57,15 @@ class Directory:
     def __init__(self, prefix: str, listings: Listings) -> None:
         self.prefix = prefix
         self.listings = listings
-        self.pages: list[Span] = []
+        shelved = listings.shelf.take(prefix)
+        self.pages: list[Span] = [] if shelved is None else shelved.spans
         self.windows: list[Span] = []
         self.reading: dict[int, Span] = {}
         self.local: set[str] = set()
-        self.marker: bool | None = None
-        self.flag: bool | None = None
-        self.flag_at = 0.0
-        self.flag_date_ns = 0
+        self.marker = None if shelved is None else shelved.marker
+        self.flag = None if shelved is None else shelved.flag
+        self.flag_at = 0.0 if shelved is None else shelved.flag_at
+        self.flag_date_ns = 0 if shelved is None else shelved.flag_date_ns
         self.flag_owed = False
         self.removed = False
         self.opened = 0
@@ -81,7 +82,7 @@ class Directory:
         ttl = self.listings.ttl_seconds
         if self.opened and self.opened_since <= span.fetched + ttl:
             return span.fetched + max(ttl, self.listings.walk_ttl_seconds)
-        return span.fetched + ttl
+        return max(span.fetched + ttl, self.listings.leased_until(span))
 
     def find(self, name: str, now: float) -> tuple[Entry | None, float] | None:
         """The entry (None: there is none) and until when that holds; None when nothing fresh tells of the name."""
@@ -97,6 +98,7 @@ class Directory:
                 if span.tells_of(name, position):
                     self.listings.touch(span)
                     if (answer := self._answer(span, name, now)) is not None:
+                        span.serve(now, self.listings.ttl_seconds)
                         return answer
         for span in self.windows:
             if span.tells_of(name, position) and (answer := self._answer(span, name, now)) is not None:
@@ -118,7 +120,9 @@ class Directory:
         if not position < span.stop:
             return None
         ttl = self.listings.ttl_seconds
-        if span.fetched + ttl < started or now >= span.fetched + max(ttl, self.listings.walk_ttl_seconds):
+        if span.fetched + ttl < started and self.listings.leased_until(span) < started:
+            return None
+        if now >= span.fetched + max(ttl, self.listings.walk_ttl_seconds):
             return None
         self.listings.touch(span)
         return span
@@ -153,6 +157,7 @@ class Directory:
     def note(self, name: str, entry: Entry | None, *, own: bool = True) -> None:
         """Take over what is known of one name now: an own change, or (own=False) what an answer told."""
         if own:
+            self.listings.shelf.changed(self.prefix, name)
             for overlay in self._overlays.values():
                 overlay[name] = entry
         position = slot(name)
@@ -181,6 +186,7 @@ class Directory:
     def distrust(self, name: str) -> None:
         """The name is another client's now, and nothing that is known or on its way tells of it."""
         self.local.discard(name)
+        self.listings.shelf.changed(self.prefix, name)
         for overlay in self._overlays.values():
             overlay.pop(name, None)
         self.forget_all()

@@ -6,6 +6,7 @@ held in all.
 
 from collections import OrderedDict
 
+from s3mount.vfs.shelf import Shelf
 from s3mount.vfs.spans import Span
 
 REMOVED_MAX = 10_000
@@ -16,6 +17,7 @@ class Listings:
 
     The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
     mount removed, with the time when they were last known to be without keys; some stores go on listing them.
+    `shelf` has the spans of directories that have no inode yet; they count as all others.
     """
 
     def __init__(
@@ -28,6 +30,11 @@ class Listings:
         self.names = 0
         self.removed: OrderedDict[str, float] = OrderedDict()
         self._used: OrderedDict[int, tuple[list[Span], Span]] = OrderedDict()
+        self.shelf = Shelf(self.drop)
+
+    def leased_until(self, span: Span) -> float:
+        """Up to when a span is believed because a walk fetched it: while that walk goes on, and no longer than any."""
+        return 0.0 if span.lease is None else min(span.lease.until, span.fetched + self.walk_ttl_seconds)
 
     def touch(self, span: Span) -> None:
         self._used.move_to_end(id(span))

@@ -18,6 +18,7 @@ from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name,
 from s3mount.vfs.pages import list_around
 from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
+from s3mount.vfs.walking import look_ahead
 
 PROBE_KEYS = 10
 """How many keys below a name are asked for: enough to know small directories whole."""
@@ -48,6 +49,10 @@ async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, f
         directory.count_miss(now)
         await directory.fetching.wait()
     else:
+        if not directory.pages and await look_ahead(tree, parent):
+            found = known(tree, parent, name, trio.current_time())
+            if found is not None:
+                return found
         after = directory.where_to_list(name, now)
         if after is None:
             return await _ask(tree, parent, name)

@@ -18,6 +18,7 @@ from s3mount.vfs.keys import BEGIN, END
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.spans import FIRST_STEP, Span, Step
 from s3mount.vfs.tree import Tree
+from s3mount.vfs.walking import ask_walk
 
 Emit = Callable[[bytes, Attributes, int], bool]
 DOTS = 2
@@ -124,6 +125,10 @@ class Readings:
         directory = reading.inode.contents
         now = trio.current_time()
         span = directory.page_after(position, reading.started, now)
+        if span is None and await ask_walk(self._tree, reading.inode, position):
+            span = directory.page_after(position, reading.started, trio.current_time())
+        elif span is not None:
+            span.serve(now, directory.listings.ttl_seconds)
         if span is None:
             if reading.prefix != directory.prefix:
                 reading.restart_pages()

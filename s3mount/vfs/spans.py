@@ -24,10 +24,27 @@ class Step(NamedTuple):
 FIRST_STEP = Step(BEGIN, None, {})
 
 
-class Span:
-    """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them."""
+class Lease:
+    """How long what a walk fetched is believed: it moves on with the walk. `served`: how many directories were read
+    from it since that was last asked."""
 
-    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "start", "stop", "token")
+    __slots__ = ("served", "until", "used")
+
+    def __init__(self) -> None:
+        self.used = 0.0
+        self.until = 0.0
+        self.served = 0
+
+    def use(self, now: float, seconds: float) -> None:
+        self.used = now
+        self.until = now + seconds
+
+
+class Span:
+    """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them; `lease` when it was
+    fetched for a walk."""
+
+    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "lease", "start", "stop", "token")
 
     def __init__(
         self,
@@ -39,6 +56,7 @@ class Span:
         token: str | None = None,
         carry: dict[str, Entry] | None = None,
         holes: frozenset[str] = frozenset(),
+        lease: Lease | None = None,
     ) -> None:
         self.start = start
         self.stop = stop
@@ -47,6 +65,7 @@ class Span:
         self.token = token
         self.carry: dict[str, Entry] = {} if carry is None else carry
         self.holes = holes
+        self.lease = lease
         self.hits = 0
         self._order: list[str] | None = None
 
@@ -56,6 +75,14 @@ class Span:
     @property
     def next(self) -> Step:
         return Step(self.stop, self.token, self.carry)
+
+    def serve(self, now: float, seconds: float) -> None:
+        """A walk was told something of this span: it goes on, and without a request."""
+        if self.lease is not None:
+            self.lease.use(now, seconds)
+            if not self.hits:
+                self.lease.served += 1
+            self.hits += 1
 
     def tells_of(self, name: str, position: str) -> bool:
         if not self.start < position <= self.stop:

@@ -27,6 +27,7 @@ from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.metadata import normalized
 from s3mount.vfs.recall import Recall
 from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
+from s3mount.vfs.walks import Walks
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,9 @@ class Tree:
             ttl_seconds=config.metadata_ttl_seconds,
             negative_ttl_seconds=config.negative_ttl_seconds,
             walk_ttl_seconds=config.walk_ttl_seconds,
+        )
+        self.walks = Walks(
+            config.prefix, ttl_seconds=config.metadata_ttl_seconds, walk_ttl_seconds=config.walk_ttl_seconds
         )
         self.inodes = Inodes(config.prefix, self.listings)
         self.told = Told(
@@ -244,6 +248,7 @@ class Tree:
 
     def exists(self, prefix: str) -> None:
         """Something was put below a prefix: it is no removed directory any more, nor is any above it."""
+        self.listings.shelf.moved(prefix)
         removed = self.listings.removed
         while removed and prefix:
             removed.pop(prefix, None)
