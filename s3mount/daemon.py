@@ -1,11 +1,11 @@
 """The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
 
-Start: the instance is locked, the bucket checked, its root listed; only then is the mountpoint taken, and only then
-does `s3mount mount` return 0. What an earlier daemon of the instance has left in the bucket is removed after that, and
-which conditions the store keeps is found out, unless the mount is read-only. Stop: SIGTERM refuses new writers, has a
-child process make the kernel hand over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use
-is detached and served until --stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets
-`rsync --delete` erase a mirror."""
+Start: the instance is locked, the bucket checked, deletions that an earlier daemon had acknowledged are finished, the
+root is listed; only then is the mountpoint taken, and only then does `s3mount mount` return 0. What an earlier daemon
+of the instance has left in the bucket is removed after that, and which conditions the store keeps is found out, unless
+the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand over its dirty
+pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until --stop-timeout. A
+crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete` erase a mirror."""
 
 import gc
 import logging
@@ -25,6 +25,7 @@ from s3mount.config import Config
 from s3mount.data.conflict import sweep
 from s3mount.data.journal import Journal, PaperFile
 from s3mount.data.leftovers import Leftovers
+from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, mount_options
@@ -122,10 +123,10 @@ def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], 
         except OSError as error:
             raise StartError(f"the log cannot be written: {error}; see --log-file") from error
         try:
-            journal = Journal(PaperFile(held.journal))
+            journal, removals = Journal(PaperFile(held.journal)), Removals(PaperFile(held.removals))
         except OSError as error:
             raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
-        daemon = Daemon(config, held.staging, journal, prepared, ready)
+        daemon = Daemon(config, held.staging, journal, removals, prepared, ready)
         return trio.run(daemon.run)
 
 
@@ -137,12 +138,14 @@ class Daemon:
         config: Config,
         staging: Path,
         journal: Journal,
+        removals: Removals,
         prepared: preflight.Prepared,
         ready: Callable[[], None],
     ) -> None:
         self._config = config
         self._staging = staging
         self._journal = journal
+        self._removals = removals
         self._prepared = prepared
         self._ready = ready
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
@@ -188,8 +191,9 @@ class Daemon:
             find_out=findings.parts,
         )
         leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
-        filesystem = FileSystem(store, storage, config, nursery, learnt=self._learnt(nursery))
+        filesystem = FileSystem(store, storage, config, nursery, removals=self._removals, learnt=self._learnt(nursery))
         if not config.read_only:
+            await finish(store, self._removals)  # before anybody can put something else there
             nursery.start_soon(sweep, store, config)
         try:
             await filesystem.start()

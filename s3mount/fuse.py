@@ -118,7 +118,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self._fs.unlink(parent_inode, name)
+        await self._fs.unlink(parent_inode, name, caller(ctx))
 
     @answered
     async def rename(

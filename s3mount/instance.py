@@ -32,6 +32,10 @@ class Instance:
         return self.directory / "journal"
 
     @property
+    def removals(self) -> Path:
+        return self.directory / "removals"
+
+    @property
     def log(self) -> Path:
         return self.directory / "s3mount.log"
 

@@ -16,12 +16,15 @@ from typing import TypeVar
 import trio
 
 from s3mount.config import Config
+from s3mount.data.journal import Paper
+from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.errors import Exists, IsADirectory, NoEntry, NotADirectory, Stale
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import ROOT, Attributes, Caller, Changes
 from s3mount.vfs.filesystem import FileSystem
 from tests.memory_store import MemoryStore, journal_of
+from tests.paper import PaperInMemory
 
 T = TypeVar("T")
 ME = Caller(uid=os.getuid(), gid=os.getgid(), pid=1, umask=0o022)
@@ -39,6 +42,7 @@ class Kernel:
     def __init__(self, fs: FileSystem, store: MemoryStore) -> None:
         self.fs = fs
         self.store = store
+        self.caller = ME
         self.lookups: dict[int, int] = {}
         self.dentries: dict[tuple[int, bytes], Dentry] = {}
 
@@ -111,7 +115,7 @@ class Kernel:
 
     async def unlink(self, path: str) -> None:
         parent, name = await self._old(path)
-        await self.fs.unlink(parent, name)
+        await self.fs.unlink(parent, name, self.caller)
         self.dentries.pop((parent, name), None)
 
     async def rename(self, old: str, new: str, *, no_replace: bool = False) -> None:
@@ -252,6 +256,7 @@ async def mounted(
     *,
     started: bool = True,
     learnt: AttributeDb | None = None,
+    paper: Paper | None = None,
     **options: object,
 ) -> AsyncIterator[Kernel]:
     """A FileSystem on `store`, with a staging directory of its own below `directory`; requests of the start not
@@ -263,7 +268,7 @@ async def mounted(
         storage = Storage(
             store, config, nursery, staging_dir=staging, staging_limit_bytes=1 << 30, journal=journal_of(store)
         )
-        fs = FileSystem(store, storage, config, nursery, learnt=learnt)
+        fs = FileSystem(store, storage, config, nursery, removals=Removals(paper or PaperInMemory()), learnt=learnt)
         if started:
             await fs.start()
             store.reset_counts()

@@ -5,23 +5,22 @@ scratch object of a probe. It is written down
 before the request that makes the thing, and struck off when the thing is gone; an upload gets its id in between. So
 whatever a daemon that died has left is named here, or was never made. Synchronous; sends nothing, knows no store.
 
-One line per record: CRC32 of the rest in hex, a blank, JSON. A line that is cut or damaged counts as not written: the
+One line per record (`lines`). A line that is cut or damaged counts as not written: the
 worst that comes of it is a look for what is gone already, or one line's upload left to the bucket's lifecycle rules.
 No fsync: what was written survives the death of the process, and a machine that lost power has larger worries than a
 leftover upload. The file is written anew at each start, after a write that failed (tried again at most every
 RETRY_SECONDS: it is written in the event loop, and the disk may be full for hours), and when most of it is history.
 """
 
-import json
 import logging
 import os
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from s3mount.data.lines import line_of, records_in
 from s3mount.store.base import Upload
 
 log = logging.getLogger(__name__)
@@ -198,7 +197,7 @@ class Journal:
 
     def _write(self, record: dict[str, object]) -> None:
         """The state has changed already: whatever fails here, a later rewrite has all of it."""
-        line = _line(record)
+        line = line_of(record)
         if self._cut and self._clock() < self._retry_at:
             return
         try:
@@ -215,7 +214,7 @@ class Journal:
 
     def _rewrite(self) -> None:
         content = b"".join(
-            _line(_record(entry) if entry.upload_id is None else {**_record(entry), "id": entry.upload_id})
+            line_of(_record(entry) if entry.upload_id is None else {**_record(entry), "id": entry.upload_id})
             for entry in self._entries.values()
         )
         self._paper.rewrite(content)
@@ -232,19 +231,10 @@ def _record(entry: Entry) -> dict[str, object]:
     return {"entry": entry.number, "kind": entry.kind, "key": entry.key, "at": entry.at_ns}
 
 
-def _line(record: dict[str, object]) -> bytes:
-    text = json.dumps(record, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
 def _read(content: bytes) -> dict[int, Entry]:
     """The entries that nothing has struck off, in the order of their numbers."""
     found: dict[int, Entry] = {}
-    for line in content.splitlines():
-        crc, _, text = line.partition(b" ")
-        if crc != b"%08x" % zlib.crc32(text):
-            continue
-        record = json.loads(text)
+    for record in records_in(content):
         number = record["entry"]
         if record.get("kind") in get_args(Kind):
             found[number] = Entry(number, record["kind"], record["key"], record["at"], record.get("id"))

@@ -26,7 +26,8 @@ class Directory:
     """The contents of one directory, as far as they are known, and what decides how to ask for more.
 
     The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays
-    of requests under way, `local` (names whose files were created here and are not in the bucket yet), `marker`
+    of requests under way, `local` (names whose files were created here and are not in the bucket yet), `pending`
+    (names that are gone here and not from the bucket yet), `marker`
     (None: not known), `flag`: whether the bucket says that attributes here may be special (None: not known), as known
     at `flag_at`; `flag_date_ns`: the Date of the reply in which it was absent; `flag_owed`: only we know that it
     should be there; `opened` handles and since when, misses within the running lifetime, and the event of a page being
@@ -48,6 +49,7 @@ class Directory:
         "opened",
         "opened_since",
         "pages",
+        "pending",
         "prefix",
         "reading",
         "removed",
@@ -62,6 +64,7 @@ class Directory:
         self.windows: list[Span] = []
         self.reading: dict[int, Span] = {}
         self.local: set[str] = set()
+        self.pending: set[str] = set()
         self.marker = None if shelved is None else shelved.marker
         self.flag = None if shelved is None else shelved.flag
         self.flag_at = 0.0 if shelved is None else shelved.flag_at
@@ -176,6 +179,12 @@ class Directory:
         if grown:
             self.listings.grew(grown)
 
+    def landed(self, name: str) -> None:
+        """A pending name is settled: answers under way may have been given before it was."""
+        self.pending.discard(name)
+        for overlay in self._overlays.values():
+            overlay.setdefault(name, None)
+
     def doubt(self, name: str) -> None:
         """What is known of the name may be wrong: the next lookup asks for it."""
         position = slot(name)
@@ -206,7 +215,7 @@ class Directory:
         for name in self.local:
             if span.tells_of(name, slot(name)):
                 span.put(name, LOCAL)
-        for name, entry in changes.items():
+        for name, entry in (dict.fromkeys(self.pending) | changes).items():
             span.take(name, slot(name), entry)
         return span
 

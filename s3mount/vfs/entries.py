@@ -20,14 +20,17 @@ from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag,
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
-from s3mount.vfs.lookup import known, require
-from s3mount.vfs.spans import Span
+from s3mount.vfs.lookup import known, require, resolve
+from s3mount.vfs.pages import fetch_page
+from s3mount.vfs.spans import FIRST_STEP, Span
 from s3mount.vfs.tree import Tree
 
 KEYS_BESIDE = 4
 """The marker, the flag, the entry that is about to go, and one that stays."""
 NOT_EMPTY_KEYS = 3
 """The marker, the flag and one more key: enough to see that a directory is not empty."""
+PENDING_LISTED_MAX = 1000 - NOT_EMPTY_KEYS
+"""So many pending keys, and what shows that there are others, fit in one page."""
 
 
 async def create(
@@ -37,6 +40,8 @@ async def create(
     O_EXCL and `--exclusive-create open` the empty object is stored, and that decides. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
+    if await tree.deleting.settle_name(parent, text):
+        await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
     found = known(tree, parent, text, trio.current_time())
     if found is not None and found[0] is not None:
@@ -58,6 +63,8 @@ async def mknod(tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: 
     its lookup counted. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
+    if await tree.deleting.settle_name(parent, text):
+        await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
     found = known(tree, parent, text, trio.current_time())
     if found is not None and found[0] is not None:
@@ -125,6 +132,8 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     """Write the marker of a new directory."""
     tree.check_writable()
     text = new_name(name)
+    if await tree.deleting.settle_name(parent, text):
+        await resolve(tree, parent, text)
     key = tree.check_new(parent, text, "/")
     started = trio.current_time()
     found = known(tree, parent, text, started)
@@ -152,14 +161,25 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     return inode
 
 
-async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
-    """Remove a file; one that is open becomes an orphan."""
+async def unlink(tree: Tree, parent: Inode, name: bytes, caller: Caller) -> None:
+    """Remove a file; one that is open becomes an orphan. Sent at once, or with others (see `deleting`)."""
     tree.check_writable()
     text = old_name(name)
     inode = await require(tree, parent, text)
     if inode.children is not None:
         raise IsADirectory(inode.path)
     await keep_directory(tree, parent, text)
+    if not tree.deleting.defer(inode, caller):
+        try:
+            await _remove(tree, inode)
+        except S3MountError:
+            tree.deleting.refused(caller)
+            raise
+        tree.deleting.proved(caller)
+    gone(tree, parent, text, inode)
+
+
+async def _remove(tree: Tree, inode: Inode) -> None:
     state, deleted = inode.own, inode.known
     file = state.file
     if file is not None:
@@ -175,7 +195,6 @@ async def unlink(tree: Tree, parent: Inode, name: bytes) -> None:
         if inode.known is not None and inode.known is not deleted:
             deleted = inode.known
             await tree.store.delete(deleted.key)
-    gone(tree, parent, text, inode)
 
 
 def gone(tree: Tree, parent: Inode, name: str, inode: Inode) -> None:
@@ -203,18 +222,17 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
 
 
 async def _delete_directory(tree: Tree, inode: Inode) -> None:
-    """Delete flag and marker, in this order: some stores keep a marker, and say nothing, while keys lie below it. What
-    came meanwhile may have counted on the flag: it is put back then. Raises NotEmpty."""
+    """Delete what is pending, flag and marker, in this order: entries count on the flag, and some stores keep a marker,
+    and say nothing, while keys lie below it. What came meanwhile may have counted on the flag: it is put back then.
+    Raises NotEmpty, and what kept a key from being deleted."""
     directory = inode.contents
     if not directory.flag or directory.flag_owed:
-        if directory.marker:
-            await tree.store.delete(directory.prefix)
+        await tree.deleting.remove(inode)
         return
+    await tree.deleting.settle(directory)
     headers = await lower_flag(tree, directory)
     try:
-        if directory.marker:
-            await tree.store.delete(directory.prefix)
-            directory.marker = None
+        await tree.deleting.remove(inode)
         await check_empty(tree, inode)
     except S3MountError:
         await restore_flag(tree, directory, headers)
@@ -226,11 +244,16 @@ async def check_empty(tree: Tree, inode: Inode) -> None:
     directory = inode.contents
     if inode.children is None:
         raise NotADirectory(inode.path)
+    tree.deleting.tell(directory)
     if not directory.local:
+        if len(directory.pending) > PENDING_LISTED_MAX:
+            await tree.deleting.settle(directory)
+        going = tree.deleting.going(directory)
         asked = trio.current_time()
-        page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS)
-        if all(is_kept_beside(directory.prefix, listed) for listed in page.objects):
-            directory.marker = any(listed.key == directory.prefix for listed in page.objects)
+        page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS + len(going))
+        others = [listed for listed in page.objects if going.get(listed.key) != listed.etag]
+        if all(is_kept_beside(directory.prefix, listed) for listed in others):
+            directory.marker = any(listed.key == directory.prefix for listed in others)
             learn_flag(directory, page, BEGIN, asked)
             if not directory.local:
                 return
@@ -243,9 +266,14 @@ async def keep_directory(tree: Tree, parent: Inode, name: str) -> None:
     if directory.marker:
         return
     others = directory.holds_other(name, trio.current_time())
-    if others:
+    if others is None:
+        # A page that is remembered answers for the next entries too.
+        await fetch_page(tree, directory, FIRST_STEP)
+        others = directory.holds_other(name, trio.current_time())
+    if others or directory.marker:
         return
     if others is None or directory.marker is None:
+        await tree.deleting.settle(directory)
         page = await tree.store.list_page(directory.prefix, max_keys=KEYS_BESIDE)
         directory.marker = any(listed.key == directory.prefix for listed in page.objects)
         below = directory.prefix + name

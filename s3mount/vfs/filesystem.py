@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from s3mount.config import Config
+from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
@@ -20,6 +21,7 @@ from s3mount.vfs import entries
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
 from s3mount.vfs.changing import Changing
+from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
@@ -47,10 +49,11 @@ class FileSystem:
         config: Config,
         nursery: trio.Nursery,
         *,
+        removals: Removals,
         wall_ns: Callable[[], int] = time.time_ns,
         learnt: AttributeDb | None = None,
     ) -> None:
-        self._tree = Tree(store, storage, config, nursery, wall_ns=wall_ns)
+        self._tree = Tree(store, storage, config, nursery, removals=removals, wall_ns=wall_ns)
         if learnt is not None:
             self._tree.earlier = Recall(self._tree.told, learnt)
         self._inodes = self._tree.inodes
@@ -105,8 +108,8 @@ class FileSystem:
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         return self._counted(await entries.mkdir(self._tree, self._inodes.get(parent), name, mode, caller))
 
-    async def unlink(self, parent: int, name: bytes) -> None:
-        await entries.unlink(self._tree, self._inodes.get(parent), name)
+    async def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
+        await entries.unlink(self._tree, self._inodes.get(parent), name, caller)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         await entries.rmdir(self._tree, self._inodes.get(parent), name)
@@ -183,8 +186,11 @@ class FileSystem:
         self._readings.close(fh)
 
     async def fsyncdir(self, fh: int) -> None:
-        """Names are in the bucket when the call that made them returns."""
-        self._readings.get(fh)
+        """Names are in the bucket when the call that made them returns; those that were deleted are gone from it now.
+        Raises what kept one from going."""
+        directory = self._readings.get(fh).inode.contents
+        await self._tree.deleting.settle(directory)
+        self._tree.deleting.tell(directory)
 
     # the mount's life
 
@@ -209,8 +215,16 @@ class FileSystem:
         return sorted({*self._handles.paths_not_stored(), *self._changing.paths()})
 
     async def sync_all(self) -> list[str]:
-        """Store every dirty file, and changes of attributes that are held; the paths of those that failed."""
-        return sorted({*await self._handles.sync_all(), *await self._changing.store_all()})
+        """Store every dirty file, and changes of attributes that are held, and delete what is pending; the paths of the
+        files that failed."""
+        failed = {*await self._handles.sync_all(), *await self._changing.store_all()}
+        await self._tree.deleting.settle_below("")
+        return sorted(failed)
+
+    @property
+    def undeleted(self) -> tuple[Failure, ...]:
+        """The latest files that are there again although their unlink had succeeded."""
+        return self._tree.deleting.failures
 
     @property
     def hidden_count(self) -> int:

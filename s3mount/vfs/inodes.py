@@ -352,7 +352,7 @@ def is_version(inode: Inode, listed: Listed) -> bool:
 def _needed(inode: Inode) -> bool:
     if inode.lookups or inode.children or inode.parent is None:
         return True
-    if inode.directory is not None and inode.directory.opened:
+    if inode.directory is not None and (inode.directory.opened or inode.directory.pending):
         return True
     state = inode.state
     return state is not None and (

@@ -39,6 +39,8 @@ class Answer:
 async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
     """The name's inode, or None, and until when that is believed. Raises what the store raises, but for NotFound."""
     directory = parent.contents
+    if name in directory.pending:
+        await tree.deleting.settle_name(parent, name)
     now = trio.current_time()
     found = known(tree, parent, name, now)
     if found is not None:

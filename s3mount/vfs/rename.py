@@ -56,6 +56,9 @@ async def rename(
         # What a listing told may be older than another client's file of that name.
         new_parent.contents.forget_all()
         raise Exists(f"{new_parent.path}/{new}")
+    for directory in (inode.directory, None if target is None else target.directory):
+        if directory is not None:
+            await tree.deleting.settle_below(directory.prefix)
     await _check_target(tree, inode, target, new_parent)
     if new_parent is not old_parent:
         await keep_directory(tree, old_parent, old)
@@ -72,6 +75,7 @@ async def rename(
             carried_by_copy(tree, inode, *lent)
         entry = LOCAL if inode.known is None else inode.known
     else:
+        await tree.deleting.settle_below(inode.contents.prefix)
         await _move_directory(tree, inode, target, key)
         entry = DIRECTORY
     if target is not None and target.directory is not None:

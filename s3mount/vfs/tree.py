@@ -15,10 +15,12 @@ from math import inf
 import trio
 
 from s3mount.config import Config
+from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
 from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, Special, whole_seconds
+from s3mount.vfs.deleting import Deleting
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.inodes import Inode, Inodes, State
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
@@ -49,6 +51,7 @@ class Tree:
         config: Config,
         nursery: trio.Nursery,
         *,
+        removals: Removals,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.store = store
@@ -75,6 +78,15 @@ class Tree:
         self.on_write: Callable[[Directory], None] = lambda _directory: None
         self.changes = 0
         self.moving: dict[str, int] = {}
+        self.deleting = Deleting(
+            store,
+            removals,
+            self.inodes,
+            batches=config.unlink == "batch",
+            moving=self.moving,
+            distrust=self.distrust,
+            background=self.background,
+        )
         self.refuses_writers = False
         self.refuses_writes = False
         self.refused_paths: set[str] = set()

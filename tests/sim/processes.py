@@ -9,6 +9,7 @@ import trio
 from s3mount.config import Config
 from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
+from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.store.base import ObjectStore
 from s3mount.vfs.filesystem import FileSystem
@@ -37,7 +38,7 @@ async def process(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kern
             journal=journal_of(bucket),
             run_in_thread=inline,
         )
-        fs = FileSystem(store, storage, config, nursery)
+        fs = FileSystem(store, storage, config, nursery, removals=Removals(PaperInMemory()))
         await fs.start()
         yield Kernel(fs, bucket)
         nursery.cancel_scope.cancel()

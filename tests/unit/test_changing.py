@@ -26,7 +26,9 @@ REFUSED = AccessDenied("no", code="AccessDenied", status=403)
 
 @asynccontextmanager
 async def mounting(store: MemoryStore, tmp_path: Path, **options: object) -> AsyncIterator[Kernel]:
-    async with mounted(store, tmp_path, started=True, learnt=None, uid=ME.uid, gid=ME.gid, **options) as kernel:
+    async with mounted(
+        store, tmp_path, started=True, learnt=None, paper=None, uid=ME.uid, gid=ME.gid, **options
+    ) as kernel:
         yield kernel
 
 

@@ -387,7 +387,7 @@ async def test_removing_files_of_a_listed_directory_costs_a_delete_each(tmp_path
     store = MemoryStore()
     for number in range(50):
         store.place(f"d/f{number}", b"x")
-    async with mounted(store, tmp_path) as kernel:
+    async with mounted(store, tmp_path, unlink="sync") as kernel:
         names = await kernel.listdir("d")
         costs(store)
         for name in names[:-1]:
