@@ -1,14 +1,16 @@
 """Deleting many: unlinks that are acknowledged when they are written down, and sent together.
 
 The first PROOFS unlinks of a process in a burst are sent one by one and prove that they may be. Later ones are noted in
-the local journal, shown at once, and gathered for GATHER_SECONDS or up to a request's limit; each is on condition of
-its etag, so that an object another client has put there meanwhile survives. While a batch is under way the next one
-goes on gathering, unless it is full. Who needs a pending name, or a directory without pending names, has its batch sent
-and waits for it. A key that was not deleted reappears: the log says so, and the next rmdir or fsync of its directory.
+the local journal, shown at once, and gathered for GATHER_SECONDS (longer as the burst goes on) or up to a request's
+limit; each is on condition of its etag, so that an object another client has put there meanwhile survives. While a
+batch is under way the next one goes on gathering, unless it is full. Who needs a pending name, or a directory without
+pending names, has its batch sent and waits for it. A key that was not deleted reappears: the log says so, and the next
+rmdir or fsync of its directory.
 
 The mutable state: deletions that are pending by key (their names are in `Directory.pending` as well, which keeps the
-directory's inode), the batch that gathers, how many are under way, the bursts by process, the failures that a directory
-has not been told, and the latest ones for `status`; whether the journal could not be written.
+directory's inode), the batch that gathers, for how long and since when, how many are under way, the bursts by process,
+the failures that a directory has not been told, and the latest ones for `status`; whether the journal could not be
+written.
 """
 
 import logging
@@ -33,6 +35,9 @@ BURST_SECONDS = 5.0
 """Between two unlinks of one burst."""
 BURSTS_MAX = 1_000
 GATHER_SECONDS = 0.1
+GATHER_MAX_SECONDS = 1.0
+"""Each batch of a burst gathers twice as long as the one before, up to this: a slow rm -r costs no more requests than a
+fast one."""
 BATCH_MAX = 1_000
 BATCHES_MAX = 4
 """Under way at the same time."""
@@ -108,6 +113,8 @@ class Deleting:
         self._background = background
         self._pending: dict[str, Pending] = {}
         self._gathering: Batch | None = None
+        self._gather_seconds = 0.0
+        self._gathered_at = 0.0
         self._flying = 0
         self._landed = trio.Event()
         self._bursts: OrderedDict[int, tuple[int, float]] = OrderedDict()
@@ -245,7 +252,11 @@ class Deleting:
         batch = self._gathering
         if batch is None or batch.full:
             batch = self._gathering = Batch()
-            self._background(self._send, batch)
+            now = trio.current_time()
+            following = now - self._gathered_at <= 2 * GATHER_MAX_SECONDS and self._gather_seconds
+            self._gather_seconds = min(2 * following, GATHER_MAX_SECONDS) if following else GATHER_SECONDS
+            self._gathered_at = now
+            self._background(self._send, batch, self._gather_seconds)
         pending = Pending(batch, key, etag, parent, name, number)
         batch.pending.append(pending)
         self._pending[key] = pending
@@ -253,8 +264,8 @@ class Deleting:
             batch.hurry.set()
         return pending
 
-    async def _send(self, batch: Batch) -> None:
-        with trio.move_on_after(GATHER_SECONDS):
+    async def _send(self, batch: Batch, seconds: float) -> None:
+        with trio.move_on_after(seconds):
             await batch.hurry.wait()
         # A marker goes after everything below it.
         while self._flying >= BATCHES_MAX or (self._flying and (not batch.full or batch.has_marker)):
