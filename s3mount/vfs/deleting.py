@@ -1,6 +1,6 @@
 """Deleting many: unlinks that are acknowledged when they are written down, and sent together.
 
-The first PROOFS unlinks of a process in a burst are sent one by one and prove that they may be. Later ones are noted in
+The first PROOFS unlinks of a process in a row are sent one by one and prove that they may be. Later ones are noted in
 the local journal, shown at once, and gathered for GATHER_SECONDS (longer as the burst goes on) or up to a request's
 limit; each is on condition of its etag, so that an object another client has put there meanwhile survives. While a
 batch is under way the next one goes on gathering, unless it is full. Who needs a pending name, or a directory without
@@ -137,8 +137,11 @@ class Deleting:
         count, _ = self._burst(caller)
         self._note_burst(caller, count + 1)
 
-    def refused(self, caller: Caller) -> None:
-        """An unlink of this process was not done: the next ones have to prove again that they may be."""
+    def end_burst(self, caller: Caller) -> None:
+        """The process was refused, or creates a file: its next unlinks are sent one by one again.
+
+        Who creates and unlinks in turn (lock files, a database's rollback journal) means each unlink to be seen.
+        """
         self._bursts.pop(caller.pid, None)
 
     def defer(self, inode: Inode, caller: Caller) -> bool:
@@ -193,9 +196,8 @@ class Deleting:
         return back
 
     async def settle(self, directory: Directory) -> None:
-        """Wait until nothing in the directory itself is pending."""
-        while directory.pending:
-            await self._land(pending.batch for pending in self._in(directory))
+        """Wait until what is pending in the directory itself is so no more; what comes meanwhile is not waited for."""
+        await self._land(pending.batch for pending in self._in(directory))
 
     async def settle_below(self, prefix: str) -> None:
         """Wait until no key below is pending."""

@@ -40,6 +40,7 @@ async def create(
     O_EXCL and `--exclusive-create open` the empty object is stored, and that decides. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
+    tree.deleting.end_burst(caller)
     if await tree.deleting.settle_name(parent, text):
         await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
@@ -63,6 +64,7 @@ async def mknod(tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: 
     its lookup counted. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
+    tree.deleting.end_burst(caller)
     if await tree.deleting.settle_name(parent, text):
         await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
@@ -173,7 +175,7 @@ async def unlink(tree: Tree, parent: Inode, name: bytes, caller: Caller) -> None
         try:
             await _remove(tree, inode)
         except S3MountError:
-            tree.deleting.refused(caller)
+            tree.deleting.end_burst(caller)
             raise
         tree.deleting.proved(caller)
     gone(tree, parent, text, inode)

@@ -135,6 +135,20 @@ async def test_each_process_proves_first_that_it_may_delete(tmp_path: Path) -> N
 
 
 @run_virtual
+async def test_who_creates_and_unlinks_in_turn_has_each_unlink_sent_at_once(tmp_path: Path) -> None:
+    """A lock file, or the rollback journal of SQLite, whose unlink is the commit."""
+    store = filled(20)
+    store.place("d/")
+    async with mounted(store, tmp_path) as kernel:
+        await unlink_all(kernel)
+        for _ in range(30):
+            await kernel.write("lock", b"mine")
+            assert "lock" in store.objects
+            await kernel.unlink("lock")
+            assert "lock" not in store.objects
+
+
+@run_virtual
 async def test_with_unlink_sync_each_deletion_is_in_the_bucket_when_it_returns(tmp_path: Path) -> None:
     store = filled(30)
     store.place("d/")
