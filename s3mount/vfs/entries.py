@@ -253,6 +253,10 @@ async def check_empty(tree: Tree, inode: Inode) -> None:
         going = tree.deleting.going(directory)
         asked = trio.current_time()
         page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS + len(going))
+        if going and page.token is not None and len(page.objects) < NOT_EMPTY_KEYS + len(going):
+            # Its pages are smaller: what is not pending may be on the next one.
+            await tree.deleting.settle(directory)
+            page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS)
         others = [listed for listed in page.objects if going.get(listed.key) != listed.etag]
         if all(is_kept_beside(directory.prefix, listed) for listed in others):
             directory.marker = any(listed.key == directory.prefix for listed in others)

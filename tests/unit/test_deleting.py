@@ -354,6 +354,21 @@ async def test_more_pending_than_a_page_holds_does_not_confuse_rmdir(tmp_path: P
 
 
 @run_virtual
+async def test_rmdir_is_right_on_a_store_with_small_pages(tmp_path: Path) -> None:
+    store = filled(40, page_max=10)
+    store.place("d/")
+    async with mounted(store, tmp_path) as kernel:
+        await unlink_all(kernel)
+        store.place("d/z", b"another client's")
+        with pytest.raises(NotEmpty):
+            await kernel.rmdir("d")
+        assert store.keys() == ["d/", "d/z"]
+        store.remove("d/z")
+        await kernel.rmdir("d")
+        assert store.keys() == []
+
+
+@run_virtual
 async def test_the_directory_is_kept_in_mind_though_the_kernel_forgets_it(tmp_path: Path) -> None:
     store = filled(20)
     store.place("d/")
