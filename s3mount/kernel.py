@@ -23,12 +23,18 @@ CHILD_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/self/mountinfo; `device` is major:minor."""
+    """One line of /proc/self/mountinfo; `device` is major:minor.
+
+    `root` is what of the file system is mounted there: a bind mount shows a part of it. `owner` is the user who mounted
+    it, where FUSE tells.
+    """
 
     device: str
     mountpoint: str
     fstype: str
     source: str
+    root: str = "/"
+    owner: int | None = None
 
 
 def mounts(table: Path = Path("/proc/self/mountinfo")) -> list[Mount]:
@@ -37,7 +43,17 @@ def mounts(table: Path = Path("/proc/self/mountinfo")) -> list[Mount]:
     for line in os.fsdecode(table.read_bytes()).splitlines():
         before, _, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
-        found.append(Mount(fields[2], _unescaped(fields[4]), rest[0], _unescaped(rest[1])))
+        owner = re.search(r"\buser_id=(\d+)", rest[2]) if len(rest) > 2 else None
+        found.append(
+            Mount(
+                fields[2],
+                _unescaped(fields[4]),
+                rest[0],
+                _unescaped(rest[1]),
+                _unescaped(fields[3]),
+                int(owner[1]) if owner is not None else None,
+            )
+        )
     return found
 
 
