@@ -91,6 +91,8 @@ class Dispatcher:
         self._clock_ns = clock_ns
         self._draw = draw
         self._counts = counts
+        self.answers: Counter[tuple[str, int]] = Counter()
+        """By operation and status, repeats included; 0: there was no answer."""
         self._date = ""
         self._date_ns = 0
         self._offset_seconds = 0
@@ -195,15 +197,15 @@ class Dispatcher:
             self._counts[order.name] += 1
             try:
                 reply = await order.wire.perform(request, sink)
-            except WireError as error:
-                return error
-            except errors.BadReply as error:
+            except (WireError, errors.BadReply) as error:
+                self.answers[order.name, 0] += 1
                 return error
             except trio.Cancelled:
                 order.in_doubt |= order.mutating
                 raise
         finally:
             order.limiter.release()
+        self.answers[order.name, reply.status] += 1
         if isinstance(sink, SmallBody) and reply.status == 200 and sink.content:
             order.document = fields_of(sink.content)
             if order.document.get("") == "Error" or sink.content.lstrip()[:15].lower().startswith(PAGE_STARTS):

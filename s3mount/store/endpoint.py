@@ -10,6 +10,7 @@ either), and when to look at the credentials' expiry again.
 import logging
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,6 +73,17 @@ class Access:
 
     def __repr__(self) -> str:
         return f"<Access generation={self.generation} {'signed' if self.signer else 'unsigned'}>"
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What requests are signed with now; None: they are not."""
+        return self._credentials
+
+    @property
+    def credentials_end_seconds(self) -> float | None:
+        """When they end, since the epoch; None: never, or nobody has told."""
+        ends = getattr(self._expiring, "_expiry_time", None)  # botocore tells it in no other way
+        return ends.timestamp() if isinstance(ends, datetime) else None
 
     async def open(self) -> None:
         """Resolve everything, in a thread. Raises StartError with one line saying what to do."""

@@ -39,6 +39,7 @@ from s3mount.store.base import (
 from s3mount.store.deletion import Deletions
 from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
 from s3mount.store.download import Download, Listing
+from s3mount.store.presign import Presigned, presigned
 from s3mount.store.replies import info_of
 from s3mount.store.requests import Requests, condition_lines, etag_in, lines_of, new_token, refused
 from s3mount.store.signature import quote_key, quote_query
@@ -80,6 +81,22 @@ class S3Store:
     def now_ns(self) -> int:
         """The time by the server's clock, as well as it is known."""
         return self._requests.dispatcher.now_ns()
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of the store: where it is, and what was asked and answered. No secret."""
+        access, answers = self._requests.access, self._requests.dispatcher.answers
+        return {
+            "endpoint": access.address.origin,
+            "region": access.address.region,
+            "signed": access.signer is not None,
+            "clock_skew_seconds": self._requests.dispatcher.skew_seconds,
+            "requests": dict(sorted(self.counts.items())),
+            "answers": [
+                {"operation": name, "status": status, "count": answers[name, status]}
+                for name, status in sorted(answers)
+            ],
+        }
 
     async def check(self) -> None:
         """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
@@ -170,6 +187,10 @@ class S3Store:
                 return info_of(key, download.headers, download.size, date_ns)
             if download.filled == filled:
                 raise errors.BadReply(f"GET {key!r}: nothing of the range asked for came", status=reply.status)
+
+    async def presign(self, key: str, seconds: int) -> Presigned:
+        """An address at which anybody can GET the object for so long. Raises NotSupported."""
+        return await presigned(self._requests, key, seconds)
 
     async def list_page(
         self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
