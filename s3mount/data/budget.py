@@ -72,6 +72,16 @@ class Budget:
         )
 
     @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of the log."""
+        return {
+            "used_bytes": self.live_bytes,
+            "max_bytes": self._limit_bytes,
+            "writers_waiting": len(self._line),
+            "disk_full": self.disk_full,
+        }
+
+    @property
     def disk_full(self) -> bool:
         """Whether the disk refused a chunk a short while ago, and took none since."""
         return trio.current_time() < self.disk_full_until

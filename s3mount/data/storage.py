@@ -15,6 +15,7 @@ from s3mount.config import Config
 from s3mount.data.blocks import BlockCache
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
+from s3mount.data.chunks import CHUNK_BYTES
 from s3mount.data.content import Loader
 from s3mount.data.grid import Grid
 from s3mount.data.journal import Journal
@@ -113,6 +114,19 @@ class Storage:
 
     def __repr__(self) -> str:
         return f"<Storage {self.staging!r}, {self.blocks!r}, {self._parts_ahead} parts sent ahead>"
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of staging and memory."""
+        return {
+            "staging": self.budget.figures,
+            "memory": {
+                "max_bytes": self.config.memory_limit_bytes,
+                "cached_bytes": self.blocks.used_bytes,
+                "unsent_bytes": self.staging.chunks_in_memory * CHUNK_BYTES,
+            },
+            "parts_sent_ahead": self._parts_ahead,
+        }
 
     @property
     def grid(self) -> Grid:

@@ -17,12 +17,13 @@ from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
-from s3mount.vfs import entries
+from s3mount.vfs import entries, inspection
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
+from s3mount.vfs.figures import figures
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
@@ -225,6 +226,25 @@ class FileSystem:
     def undeleted(self) -> tuple[Failure, ...]:
         """The latest files that are there again although their unlink had succeeded."""
         return self._tree.deleting.failures
+
+    # for people who ask the daemon
+
+    async def about(self, path: bytes) -> inspection.About:
+        """What this mount and the store say of a path. Raises NoEntry."""
+        return await inspection.about(self._tree, path)
+
+    async def key_of(self, path: bytes) -> tuple[str, inspection.State]:
+        """The key of a stored file. Raises NoEntry, IsADirectory."""
+        return await inspection.key_of(self._tree, path)
+
+    async def refresh(self, path: bytes) -> list[inspection.KernelName]:
+        """Forget what is known of a path and all below it; the names that the kernel is to forget too."""
+        return await inspection.forget(self._tree, path)
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of names and files."""
+        return figures(self._tree)
 
     @property
     def hidden_count(self) -> int:
