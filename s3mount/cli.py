@@ -1,19 +1,20 @@
 """The command line: argv in, exit status out; 0, 2 for words that cannot be understood, 1 for everything else.
 
 No logic: options are `settings.py`'s, the machine's state is `preflight.py`'s, the mount is `daemon.py`'s, which is
-imported only when a verb needs it, so that help works, and quickly, where libfuse is missing. A failure is one line
-on stderr."""
+imported only when a verb needs it, so that help works, and quickly, where libfuse is missing; what a running mount is
+asked is `control`'s. A failure is one line on stderr."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import s3mount
 from s3mount import settings, words
+from s3mount.control import commands
 from s3mount.errors import S3MountError, StartError, UsageError
 
 USAGE_WIDTH = 33
@@ -21,7 +22,11 @@ USAGE_WIDTH = 33
 ABOUT = f"""\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
        s3mount umount MOUNTPOINT
-       s3mount mount --help | umount --help | --version
+       s3mount status [--json] MOUNTPOINT   how a mount is doing
+       s3mount stat [--json] PATH           the object behind a path
+       s3mount url [--expires TIME] PATH    an address to fetch a file from
+       s3mount refresh PATH                 forget what is known and look again
+       s3mount VERB --help | --version
 
 s3mount {s3mount.__version__} shows an S3 bucket as a directory.
 """
@@ -43,6 +48,87 @@ usage: s3mount umount MOUNTPOINT
 Unmounts; the daemon ends by itself. What was closed is in the bucket already.
 Refused while a file is open or a process stands in the directory: fuser -vm.
 """
+
+STATUS_HELP = """\
+usage: s3mount status [--json] MOUNTPOINT
+Shows what a mount is doing: files that are not in the bucket yet, requests by
+operation and answer, staging and memory against their limits, hidden keys, what
+was found out about the store. It asks the daemon and nobody else, so it works
+while the store does not. A path below the mountpoint will do, too.
+"""
+
+STAT_HELP = """\
+usage: s3mount stat [--json] PATH
+Shows what a path is in the bucket: key, etag, version, storage class, headers,
+metadata, and the attributes as the mount shows them and as they are stored. The
+last component of PATH is not followed when it is a link in the mount.
+"""
+
+URL_HELP = """\
+usage: s3mount url [--expires TIME] PATH
+Prints an address from which anybody can fetch the file for TIME (15m; at most
+7d) without credentials. If the mount has --public-url it is an address below
+that, and if it has --no-sign-request a plain one; these do not end.
+"""
+
+REFRESH_HELP = """\
+usage: s3mount refresh PATH
+Forgets what the mount remembers of PATH and all below it, so that the next look
+asks the store: for changes made elsewhere, with a long --metadata-ttl. What was
+changed here and is not stored yet stays.
+"""
+
+EXPIRES_MAX_SECONDS = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb that has one path, and options of its own: by flag, whether it has a value."""
+
+    help: str
+    path: str
+    run: Callable[[Mapping[str, str]], int]
+    options: Mapping[str, bool] = field(default_factory=dict)
+
+
+def _umount(given: Mapping[str, str]) -> int:
+    mountpoint = settings.mountpoint(given["mountpoint"])
+    with _libraries():
+        from s3mount import daemon
+    return daemon.umount(mountpoint)
+
+
+def _status(given: Mapping[str, str]) -> int:
+    return commands.status(given["mountpoint"], as_json="json" in given)
+
+
+def _stat(given: Mapping[str, str]) -> int:
+    return commands.stat(given["path"], as_json="json" in given)
+
+
+def _url(given: Mapping[str, str]) -> int:
+    word = given.get("expires", "15m")
+    try:
+        seconds = words.read_time(word)
+    except ValueError as cause:
+        raise UsageError(f"--expires {word!r}: {cause}") from None
+    if not 1 <= seconds <= EXPIRES_MAX_SECONDS:
+        raise UsageError(f"--expires {word!r}: from 1s to 7d, which is all S3 takes")
+    return commands.url(given["path"], expires_seconds=seconds)
+
+
+def _refresh(given: Mapping[str, str]) -> int:
+    return commands.refresh(given["path"])
+
+
+VERBS = {
+    "umount": Verb(UMOUNT_HELP, "mountpoint", _umount),
+    "status": Verb(STATUS_HELP, "mountpoint", _status, {"json": False}),
+    "stat": Verb(STAT_HELP, "path", _stat, {"json": False}),
+    "url": Verb(URL_HELP, "path", _url, {"expires": True}),
+    "refresh": Verb(REFRESH_HELP, "path", _refresh),
+}
+"""All verbs but `mount`, whose options are a table of their own."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,13 +178,19 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
             mount.add_argument(f"--help-{topic.name}", action=_TopicHelp, nargs=0, const=topic)
         given = vars(mount.parse_intermixed_args(argv[1:]))  # options may stand between the two
         return "mount", {name: word for name, word in given.items() if word is not None}
-    if argv and argv[0] == "umount":
-        umount = _Parser(prog="s3mount umount", description=UMOUNT_HELP, allow_abbrev=False)
-        umount.add_argument(settings.MOUNTPOINT_WORD.name)
-        return "umount", vars(umount.parse_args(argv[1:]))
+    if argv and argv[0] in VERBS:
+        verb = VERBS[argv[0]]
+        parser = _Parser(prog=f"s3mount {argv[0]}", description=verb.help, allow_abbrev=False)
+        parser.add_argument(verb.path)
+        for name, has_value in verb.options.items():
+            if has_value:
+                parser.add_argument(f"--{name}")
+            else:
+                parser.add_argument(f"--{name}", action="store_const", const="true")
+        return argv[0], {name: word for name, word in vars(parser.parse_args(argv[1:])).items() if word is not None}
     top = _Parser(prog="s3mount", description=ABOUT, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"s3mount {s3mount.__version__}")
-    top.add_argument("verb", metavar="VERB", choices=("mount", "umount"))
+    top.add_argument("verb", metavar="VERB", choices=("mount", *VERBS))
     top.parse_args(argv)
     raise UsageError("the verb comes first; see s3mount --help")
 
@@ -116,11 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, given: Mapping[str, str]) -> int:
-    if verb == "umount":
-        mountpoint = settings.mountpoint(given["mountpoint"])
-        with _libraries():
-            from s3mount import daemon
-        return daemon.umount(mountpoint)
+    if verb in VERBS:
+        return VERBS[verb].run(given)
     config = settings.load(given, os.environ)
     with _libraries():
         from s3mount import daemon, preflight

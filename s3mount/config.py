@@ -148,6 +148,15 @@ class Config:
     stop_timeout_seconds: float = 60.0
     foreground: bool = False
 
+    # the control socket
+    control_connections_max: int = 64
+    """When one more comes, that goes which has waited longest without asking anything."""
+    control_line_max_bytes: int = 64 * KIB
+    control_request_seconds: float = 5.0
+    """For a client to say what it wants, and to take each line it is sent."""
+    control_beat_seconds: float = 1.0
+    """How often a client hears that its answer is being worked on."""
+
     # the log
     log_level: str = "info"
     log_file: Path | None = None

@@ -15,20 +15,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pyfuse3
 import trio
 
+import s3mount
 from s3mount import drain, instance, kernel, logs, preflight, turns
 from s3mount.config import Config
+from s3mount.control.server import attend
+from s3mount.control.verbs import Figures, Verbs
 from s3mount.data.conflict import sweep
 from s3mount.data.journal import Journal, PaperFile
 from s3mount.data.leftovers import Leftovers
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
-from s3mount.fuse import Operations, mount_options
+from s3mount.fuse import Operations, invalidate, mount_options
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
 from s3mount.vfs import attributedb
@@ -216,6 +220,7 @@ class Daemon:
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
         async with trio.open_nursery() as session:
             session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
+            await session.start(self._attend, filesystem, store, storage, findings)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
 
@@ -248,6 +253,33 @@ class Daemon:
         db = AttributeDb(path)
         nursery.start_soon(db.run)
         return db
+
+    async def _attend(
+        self,
+        filesystem: FileSystem,
+        store: S3Store,
+        storage: Storage,
+        findings: Findings,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Answer on the control socket; `figures` is what `s3mount status` shows."""
+        config = self._config
+        figures: dict[str, Figures] = {
+            "mount": lambda: {
+                "source": config.source,
+                "mountpoint": str(config.mountpoint),
+                "pid": os.getpid(),
+                "version": s3mount.__version__,
+                "read_only": config.read_only,
+            },
+            "files": lambda: filesystem.figures,
+            "storage": lambda: storage.figures,
+            "store": lambda: store.figures,
+            "abilities": lambda: asdict(findings.remembered()),
+        }
+        verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
+        await attend(verbs.table(), config, task_status=task_status)
 
     async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
         # SIGHUP is what a closed terminal sends to `--foreground`: it must not cost what was written.

@@ -3,6 +3,7 @@
     S3MountError                      EIO
     |- UsageError                     a word on the command line, in the environment or in the file: exit status 2
     |- StartError                     the mount cannot start: exit status 1 and one line
+    |- ControlError                   a running daemon cannot be asked, or refused: exit status 1 and one line
     |- StoreError                     EIO     what the object store answered, or did not
     |  |- NotFound                    ENOENT  NoSuchKey
     |  |- NoSuchBucket                EIO     the bucket went away under a running mount
@@ -55,6 +56,10 @@ class UsageError(S3MountError):
 
 class StartError(S3MountError):
     """The mount cannot start; one line saying what to do. Exit status 1."""
+
+
+class ControlError(S3MountError):
+    """What the daemon of a mount was asked got no answer, or a refusal; one line. Exit status 1."""
 
 
 class StoreError(S3MountError):

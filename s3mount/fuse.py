@@ -7,7 +7,8 @@ write(2)."""
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -242,6 +243,14 @@ class Operations(pyfuse3.Operations):
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._fs.fsyncdir(fh)
+
+
+def invalidate(names: Iterable[tuple[int, bytes]]) -> None:
+    """Have the kernel forget names of directories. Blocks while a request of such a directory is being answered: in a
+    thread, never from a handler."""
+    for parent, name in names:
+        with suppress(OSError):  # it does not know the name, or not the directory
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
 
 
 def mount_options(*, source: str, allow_other: bool, read_only: bool) -> set[str]:

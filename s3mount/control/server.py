@@ -1,0 +1,185 @@
+"""The daemon's end of the control socket: connections, their limits and deadlines; it knows no verb.
+
+Only the daemon's own user and root are answered. A connection has one request. Whoever says nothing, says it slowly,
+says too much or does not take its answer loses the connection and nothing else happens. When all connections are taken,
+the one that has waited longest without asking anything goes. While a verb works, its client hears so every
+`control_beat_seconds`, and a client that has left ends the work.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from s3mount import kernel
+from s3mount.config import Config
+from s3mount.control import protocol
+from s3mount.control.protocol import Request
+from s3mount.control.sockets import PEER, bind, directories, uid_in
+from s3mount.errors import Invalid, S3MountError
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 16 * 1024
+
+
+class Progress:
+    """How far a verb has come; `total` None: nobody knows of how much."""
+
+    __slots__ = ("done", "total")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total: int | None = None
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        self.done, self.total = done, total
+
+
+Verb = Callable[[Request, Progress], Awaitable[object]]
+"""Answers with what JSON can say; raises S3MountError."""
+
+
+async def attend(
+    verbs: Mapping[str, Verb], config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer on the socket of the mount until cancelled; where none can be made, the mount goes on without."""
+    uid = os.geteuid()
+    mount = kernel.mount_at(config.mountpoint)
+    try:
+        if mount is None:
+            raise FileNotFoundError(f"{config.mountpoint} is not in the mount table")
+        bound = bind(mount.device, among=directories(uid), uid=uid)
+    except OSError as error:
+        log.warning("control socket was not made, s3mount status and others will not work reason=%s", error)
+        task_status.started()
+        return
+    log.info("control socket was made path=%s", bound.path)
+    try:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
+        task_status.started()
+        await Server(verbs, config, uid=uid).serve(listener)
+    finally:
+        bound.remove()
+
+
+class Server:
+    """See the module."""
+
+    def __init__(self, verbs: Mapping[str, Verb], config: Config, *, uid: int) -> None:
+        # The mutable state: the connections that have not asked yet, oldest first, and how many are being answered.
+        self._verbs = verbs
+        self._config = config
+        self._uid = uid
+        self._unasked: dict[trio.CancelScope, None] = {}
+        self._working = 0
+
+    def __repr__(self) -> str:
+        return f"<Server {len(self._unasked)} connections waited for, {self._working} being answered>"
+
+    async def serve(self, listener: trio.SocketListener) -> None:
+        """Answer until cancelled."""
+        await trio.serve_listeners(self._connected, [listener])
+
+    async def _connected(self, stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                await self._converse(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the client has left
+        except Exception:
+            log.exception("control connection met a bug")
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        uid = uid_in(bytes(stream.getsockopt(*PEER)))
+        if not permitted(uid, self._uid):
+            log.warning("control connection was refused uid=%d", uid)
+            words = f"the daemon answers user {self._uid} and root only, not user {uid}"
+            await self._send(stream, protocol.error_line(words, errno.EACCES))
+            return
+        if len(self._unasked) + self._working >= self._config.control_connections_max:
+            if not self._unasked:
+                await self._send(stream, protocol.error_line("too many are being answered", errno.EAGAIN))
+                return
+            oldest = next(iter(self._unasked))
+            del self._unasked[oldest]
+            oldest.cancel()
+        request: Request | None = None
+        with trio.move_on_after(self._config.control_request_seconds) as scope:
+            self._unasked[scope] = None
+            try:
+                request = await self._request(stream)
+            except Invalid as error:
+                scope.deadline = trio.current_time() + self._config.control_request_seconds
+                await self._send(stream, protocol.error_line(str(error), error.errno))
+            finally:
+                self._unasked.pop(scope, None)
+        if request is not None:
+            self._working += 1
+            try:
+                await self._answer(stream, request)
+            finally:
+                self._working -= 1
+
+    async def _request(self, stream: trio.SocketStream) -> Request | None:
+        """The first line; None when the client leaves without one. Raises Invalid."""
+        said = bytearray()
+        while b"\n" not in said:
+            if len(said) > self._config.control_line_max_bytes:
+                raise Invalid(f"a request is one line of up to {self._config.control_line_max_bytes} bytes")
+            piece = await stream.receive_some(RECEIVE_BYTES)
+            if not piece:
+                return None
+            said += piece
+        return protocol.read_line(bytes(said[: said.index(b"\n")]))
+
+    async def _answer(self, stream: trio.SocketStream, request: Request) -> None:
+        """Work, and say so meanwhile; lines are sent by this task alone, so that none is cut by another."""
+        progress, done = Progress(), trio.Event()
+        answer = b""
+
+        async def work() -> None:
+            nonlocal answer
+            answer = await self._outcome(request, progress)
+            done.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            while not done.is_set():
+                with trio.move_on_after(self._config.control_beat_seconds):
+                    await done.wait()
+                if not done.is_set() and not await self._send(
+                    stream, protocol.progress_line(progress.done, progress.total)
+                ):
+                    nursery.cancel_scope.cancel()
+                    return
+        await self._send(stream, answer)
+
+    async def _outcome(self, request: Request, progress: Progress) -> bytes:
+        try:
+            name = protocol.verb_of(request)
+            verb = self._verbs.get(name)
+            if verb is None:
+                raise Invalid(f"no such verb: {name[:40]!r}; this daemon knows {', '.join(sorted(self._verbs))}")
+            return protocol.ok_line(await verb(request, progress))
+        except S3MountError as error:
+            return protocol.error_line(str(error), error.errno)
+        except Exception as error:
+            log.exception("control request met a bug")
+            return protocol.error_line(f"it met a bug ({type(error).__name__}); the log has the details", errno.EIO)
+
+    async def _send(self, stream: trio.SocketStream, line: bytes) -> bool:
+        """Whether the client took the line; a part of one is followed by nothing."""
+        with trio.move_on_after(self._config.control_request_seconds):
+            try:
+                await stream.send_all(line)
+                return True
+            except trio.BrokenResourceError:
+                return False
+        return False
+
+
+def permitted(uid: int, own: int) -> bool:
+    return uid in (0, own)

@@ -1,0 +1,159 @@
+"""The daemon's answers as text for people: two columns, readable sizes and times, nothing a terminal acts on. Pure.
+
+An answer may come from a daemon that is older or newer: what is missing is left out, what is unknown is shown as it is.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+
+Fields = Mapping[str, object]
+WIDTH = 18
+SHOWN = ("uid", "gid", "size", "inode")
+STATES = {
+    "stored": "stored",
+    "changed": "changed here, not stored yet: the object is the one before",
+    "uploading": "being uploaded: the object is the one before",
+    "not stored": "not stored yet: there is no object",
+    "gone": "the object is gone, though not by this mount",
+}
+
+
+def stat_text(answer: Fields, mountpoint: str) -> str:
+    """`s3mount stat` of one path."""
+    found, shown = _fields(answer, "object"), _fields(answer, "shown")
+    rows: list[tuple[str, object]] = [
+        ("path", f"{answer.get('path') or '.'} in {mountpoint}"),
+        ("kind", answer.get("kind")),
+        ("prefix" if answer.get("kind") == "directory" else "key", answer.get("key")),
+        ("bucket", answer.get("bucket")),
+    ]
+    if answer.get("kind") == "directory":
+        rows += [("marker", "yes" if found else "no, it exists by what is below it"), ("flag", yes(answer.get("flag")))]
+    else:
+        state = str(answer.get("state"))
+        rows.append(("state", STATES.get(state, state)))
+    if found:
+        rows += list(_object_rows(found))
+        version = answer.get("version_shown")
+        if version is not None and version != found.get("etag"):
+            rows.append(("mount shows", f"version {version}"))
+    if shown:
+        rows += [
+            ("shown", " ".join([f"{shown.get('permissions')}", *(f"{name}={shown.get(name)}" for name in SHOWN)])),
+            ("shown mtime", instant(shown.get("mtime_ns"))),
+        ]
+    special = answer.get("special")
+    if special is None:
+        rows.append(("attributes stored", "not looked at yet"))
+    elif isinstance(special, dict):
+        words = [f"{name}={value}" for name, value in special.items()]
+        rows.append(("attributes stored", " ".join(words) or "none: the defaults of each mount"))
+    return columns(rows)
+
+
+def status_text(answer: Fields) -> str:
+    """`s3mount status` of one mount: the known parts first, each field a line."""
+    mount = _fields(answer, "mount")
+    rows: list[tuple[str, object]] = [
+        ("source", mount.get("source")),
+        ("mountpoint", mount.get("mountpoint")),
+        (
+            "daemon",
+            f"pid {mount.get('pid')}, s3mount {mount.get('version')}, up {duration(answer.get('uptime_seconds'))}",
+        ),
+    ]
+    for part, figures in answer.items():
+        if part not in ("mount", "uptime_seconds"):
+            rows += list(_flat(part, figures))
+    return columns(rows)
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """A part of the status as lines; tables of numbers in one line, lists of paths one a line."""
+    words = name.replace("_", " ")
+    if isinstance(value, dict) and value.keys() >= {"count", "paths"} and isinstance(value["paths"], list):
+        yield words, value["count"]
+        yield from (("", path) for path in value["paths"])
+    elif isinstance(value, dict) and value and not any(isinstance(item, (dict, list)) for item in value.values()):
+        yield words, ", ".join(f"{key.replace('_', ' ')} {_readable(key, item)}" for key, item in value.items())
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(key, item)
+    elif isinstance(value, list):
+        told = [" ".join(map(str, item.values())) if isinstance(item, dict) else str(item) for item in value]
+        yield words, ", ".join(told) or "none"
+    else:
+        yield words, _readable(name, value)
+
+
+def _object_rows(found: Fields) -> Iterator[tuple[str, object]]:
+    yield "size", size(found.get("size"))
+    for name in ("etag", "version_id", "storage_class"):
+        if found.get(name) is not None:
+            yield name.replace("_", " "), found[name]
+    yield "last modified", instant(found.get("last_modified_ns"))
+    yield from _fields(found, "headers").items()
+    for name, value in _fields(found, "metadata").items():
+        yield "metadata", f"{name}={value}"
+    yield "tags", found.get("tags")
+
+
+def columns(rows: list[tuple[str, object]]) -> str:
+    """One line each."""
+    return "".join(f"{escaped(str(name)):<{WIDTH}} {escaped(yes(value))}\n" for name, value in rows)
+
+
+def escaped(text: str) -> str:
+    """A bucket decides what is in names and metadata: a terminal must not act on it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def yes(value: object) -> str:
+    return (
+        {True: "yes", False: "no", None: "unknown"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def size(value: object) -> str:
+    """12345 (12.1 KiB)."""
+    if not isinstance(value, int):
+        return "unknown"
+    scaled, unit = float(value), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if scaled < 1024:
+            break
+        scaled, unit = scaled / 1024, larger
+    return f"{value} ({scaled:.1f} {unit})" if unit != "bytes" else f"{value} bytes"
+
+
+def instant(value: object) -> str:
+    """A time in nanoseconds since the epoch; of one that no calendar has, the number."""
+    if not isinstance(value, int):
+        return "unknown"
+    seconds, nanoseconds = divmod(value, 1_000_000_000)
+    try:
+        words = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{value} ns"
+    return f"{words}{f'.{nanoseconds:09}' if nanoseconds else ''} UTC"
+
+
+def duration(value: object) -> str:
+    """2d 3h 4m 5s."""
+    if not isinstance(value, (int, float)):
+        return "unknown"
+    left, words = int(value), []
+    for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
+        if left >= seconds:
+            words.append(f"{left // seconds}{unit}")
+            left %= seconds
+    return " ".join([*words, f"{left}s"])
+
+
+def _readable(name: str, value: object) -> str:
+    return size(value) if name.endswith("_bytes") and isinstance(value, int) else yes(value)
+
+
+def _fields(answer: Fields, name: str) -> Fields:
+    value = answer.get(name)
+    return value if isinstance(value, dict) else {}
