@@ -25,7 +25,7 @@ usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
        s3mount status [--json] MOUNTPOINT   how a mount is doing
        s3mount stat [--json] PATH           the object behind a path
        s3mount url [--expires TIME] PATH    an address to fetch a file from
-       s3mount refresh PATH                 forget what is known and look again
+       s3mount refresh [--attributes] PATH  forget what is known and look again
        s3mount VERB --help | --version
 
 s3mount {s3mount.__version__} shows an S3 bucket as a directory.
@@ -72,10 +72,13 @@ that, and if it has --no-sign-request a plain one; these do not end.
 """
 
 REFRESH_HELP = """\
-usage: s3mount refresh PATH
+usage: s3mount refresh [--attributes] PATH
 Forgets what the mount remembers of PATH and all below it, so that the next look
 asks the store: for changes made elsewhere, with a long --metadata-ttl. What was
 changed here and is not stored yet stays.
+With --attributes it first asks the store for the attributes of every object
+below the directory PATH (one request each) and sets right in the bucket which
+directories have special ones: for buckets that s3fs or others have written.
 """
 
 EXPIRES_MAX_SECONDS = 7 * 86400.0
@@ -118,7 +121,7 @@ def _url(given: Mapping[str, str]) -> int:
 
 
 def _refresh(given: Mapping[str, str]) -> int:
-    return commands.refresh(given["path"])
+    return commands.refresh(given["path"], attributes="attributes" in given)
 
 
 VERBS = {
@@ -126,7 +129,7 @@ VERBS = {
     "status": Verb(STATUS_HELP, "mountpoint", _status, {"json": False}),
     "stat": Verb(STAT_HELP, "path", _stat, {"json": False}),
     "url": Verb(URL_HELP, "path", _url, {"expires": True}),
-    "refresh": Verb(REFRESH_HELP, "path", _refresh),
+    "refresh": Verb(REFRESH_HELP, "path", _refresh, {"attributes": False}),
 }
 """All verbs but `mount`, whose options are a table of their own."""
 

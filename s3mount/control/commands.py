@@ -45,8 +45,11 @@ def url(path: str, *, expires_seconds: float) -> int:
     return 0
 
 
-def refresh(path: str) -> int:
-    _ask(path, "refresh", {})
+def refresh(path: str, *, attributes: bool) -> int:
+    _, answer = _ask(path, "refresh", {"attributes": attributes})
+    flags = answer.get("flags")
+    if isinstance(flags, dict):
+        _print(texts.flags_text(flags))
     return 0
 
 
@@ -81,7 +84,8 @@ def _progress() -> OnProgress:
 
     def show(done: int, total: int | None) -> None:
         if done or total:
-            print(f"\r{done} of {'?' if total is None else total}", end="", file=sys.stderr, flush=True)
+            words = f"{done} objects" if total is None else f"{done} of {total}"
+            print(f"{words}\r", end="", file=sys.stderr, flush=True)
 
     return show
 

@@ -42,12 +42,8 @@ def stat_text(answer: Fields, mountpoint: str) -> str:
             ("shown", " ".join([f"{shown.get('permissions')}", *(f"{name}={shown.get(name)}" for name in SHOWN)])),
             ("shown mtime", instant(shown.get("mtime_ns"))),
         ]
-    special = answer.get("special")
-    if special is None:
-        rows.append(("attributes stored", "not looked at yet"))
-    elif isinstance(special, dict):
-        words = [f"{name}={value}" for name, value in special.items()]
-        rows.append(("attributes stored", " ".join(words) or "none: the defaults of each mount"))
+    special = [f"{name}={value}" for name, value in _fields(answer, "special").items()]
+    rows.append(("attributes stored", " ".join(special) or "none: the defaults of each mount"))
     return columns(rows)
 
 
@@ -66,6 +62,16 @@ def status_text(answer: Fields) -> str:
         if part not in ("mount", "uptime_seconds"):
             rows += list(_flat(part, figures))
     return columns(rows)
+
+
+def flags_text(flags: Fields) -> str:
+    """`s3mount refresh --attributes` of one directory, when it is done."""
+    unknown = flags.get("unknown")
+    return (
+        f"{flags.get('objects')} objects in {flags.get('directories')} directories were looked at: "
+        f"{flags.get('flags_put')} flags put, {flags.get('flags_removed')} taken away\n"
+        + (f"{unknown} objects may not be read: the flags of their directories stay\n" if unknown else "")
+    )
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:

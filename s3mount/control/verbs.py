@@ -7,7 +7,7 @@ has some: a new part of the mount adds its own to the table it is given. The sta
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Protocol
 
 import trio
@@ -84,7 +84,7 @@ class Verbs:
             "flag": about.flag,
             "object": None if about.info is None else _object(about.info),
             "shown": _shown(about.shown),
-            "special": None if about.special is None else _special(about.special),
+            "special": _special(about.special),
         }
 
     async def url(self, request: Request, _progress: Progress) -> object:
@@ -104,13 +104,17 @@ class Verbs:
         }
 
     async def refresh(self, request: Request, progress: Progress) -> object:
-        """Forget, so that the next look asks the store; first here, then in the kernel, or it would learn it again."""
+        """Forget, so that the next look asks the store: first here, then in the kernel, or that would learn it again.
+        With `attributes` the flags of the directory are set right before."""
+        flags: object = None
+        if request.get("attributes") is True:
+            flags = asdict(await self._fs.rebuild_flags(path_of(request), lambda so_far: progress(so_far.objects)))
         names = await self._fs.refresh(path_of(request))
         for start in range(0, len(names), NAMES_AT_ONCE):
             progress(start, len(names))
             batch = names[start : start + NAMES_AT_ONCE]
             await trio.to_thread.run_sync(self._invalidate, batch, abandon_on_cancel=True)
-        return {"kernel_names": len(names)}
+        return {"kernel_names": len(names), "flags": flags}
 
     async def status(self, _request: Request, _progress: Progress) -> object:
         """Everything that is known without asking anybody."""

@@ -32,6 +32,7 @@ from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.reading import Emit, Readings
 from s3mount.vfs.recall import Recall
+from s3mount.vfs.rebuild import Progress
 from s3mount.vfs.rename import rename
 from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.special_files import make_node, symlink
@@ -240,6 +241,10 @@ class FileSystem:
     async def refresh(self, path: bytes) -> list[inspection.KernelName]:
         """Forget what is known of a path and all below it; the names that the kernel is to forget too."""
         return await inspection.forget(self._tree, path)
+
+    async def rebuild_flags(self, path: bytes, progress: Callable[[Progress], None]) -> Progress:
+        """Look at the attributes of all objects below a directory and set its flags right. Raises NotADirectory."""
+        return await inspection.rebuild(self._tree, path, progress)
 
     @property
     def figures(self) -> dict[str, object]:

@@ -4,7 +4,7 @@ The path is walked here, from the root, as the kernel would walk it; the daemon 
 state. While a path is looked at its inodes are held by a lookup each, as the kernel holds them.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
@@ -12,13 +12,15 @@ from typing import Literal
 
 import trio
 
-from s3mount.errors import IsADirectory, NoEntry, NotFound
+from s3mount.errors import Invalid, IsADirectory, NoEntry, NotFound
 from s3mount.store.base import ObjectInfo
-from s3mount.vfs.attributes import Attributes, Ino, Special
+from s3mount.vfs.attributes import PLAIN, Attributes, Ino, Special
 from s3mount.vfs.flags import FLAG
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import decode, escaped, is_name, is_reserved
 from s3mount.vfs.lookup import resolve
+from s3mount.vfs.metadata import special_of
+from s3mount.vfs.rebuild import Progress, rebuild_flags
 from s3mount.vfs.tree import Tree
 
 NAMES_AT_ONCE = 10_000
@@ -35,14 +37,14 @@ State = Literal["stored", "changed", "uploading", "not stored", "gone"]
 class About:
     """One path. `info` is the object as the store describes it now, of a directory its marker; None: there is none.
 
-    `version`: the etag of what the mount shows. `special`: what is stored of it besides the defaults; None: not known.
-    `flag`: whether the directory has one.
+    `version`: the etag of what the mount shows. `special`: what is stored of it besides the defaults, of a directory in
+    its flag or its marker. `flag`: whether the directory has one.
     """
 
     path: str
     key: str
     shown: Attributes
-    special: Special | None
+    special: Special
     info: ObjectInfo | None
     state: State = "stored"
     version: str | None = None
@@ -58,7 +60,8 @@ async def about(tree: Tree, path: bytes) -> About:
             marker = await _marker(tree, prefix) if prefix else None
             flag = await _head(tree, prefix + FLAG)
             shown = tree.shown(inode)
-            return About(inode.path, prefix, shown, inode.special, marker, flag=flag is not None)
+            special = _special(flag) or _special(marker)
+            return About(inode.path, prefix, shown, special, marker, flag=flag is not None)
         state = _state_of(inode)
         # The key of an object that is not there would be asked for in vain.
         info = None if state == "not stored" else await _head(tree, inode.key)
@@ -66,7 +69,7 @@ async def about(tree: Tree, path: bytes) -> About:
             state = "gone"
         known = inode.known
         version = known.etag if known is not None else None
-        return About(inode.path, inode.key, tree.shown(inode), inode.special, info, state, version)
+        return About(inode.path, inode.key, tree.shown(inode), _special(info), info, state, version)
 
 
 async def key_of(tree: Tree, path: bytes) -> tuple[str, State]:
@@ -78,6 +81,22 @@ async def key_of(tree: Tree, path: bytes) -> tuple[str, State]:
         if state == "not stored":
             raise NoEntry(f"{_shown(path)} is not stored yet: its object comes with close or fsync")
         return inode.key, state
+
+
+async def rebuild(tree: Tree, path: bytes, progress: Callable[[Progress], None]) -> Progress:
+    """Set the flags of a directory and all below it right, and forget what was known. Raises NotADirectory, ReadOnly,
+    Invalid where no attributes are read."""
+    tree.check_changeable()
+    config = tree.config
+    if config.attributes == "never":
+        raise Invalid("the mount has --attributes never: it reads and stores none")
+    async with _found(tree, path) as inode:
+        prefix = inode.contents.prefix
+        # A listing that a mount holds for a walk has told it of flags, too.
+        settle_seconds = max(config.metadata_ttl_seconds, config.walk_ttl_seconds)
+        return await rebuild_flags(
+            tree.store, prefix, root=config.prefix, settle_seconds=settle_seconds, progress=progress, learnt=_nothing
+        )
 
 
 async def forget(tree: Tree, path: bytes) -> list[KernelName]:
@@ -98,6 +117,7 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
         inode = child
     if parent is not None:
         parent.contents.forget_all()
+        parent.contents.flag = None
     if inode.children is None:
         assert parent is not None
         return list(_forget_file(parent, inode))
@@ -178,6 +198,14 @@ def _state_of(inode: Inode) -> State:
     if file.base is None:
         return "not stored"
     return "uploading" if file.busy else "changed" if file.dirty else "stored"
+
+
+def _nothing(_info: ObjectInfo) -> None:
+    return
+
+
+def _special(info: ObjectInfo | None) -> Special:
+    return PLAIN if info is None else special_of(info.headers.metadata)
 
 
 async def _marker(tree: Tree, prefix: str) -> ObjectInfo | None:
