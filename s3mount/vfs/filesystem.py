@@ -232,11 +232,11 @@ class FileSystem:
 
     async def about(self, path: bytes) -> inspection.About:
         """What this mount and the store say of a path. Raises NoEntry."""
-        return await inspection.about(self._tree, path)
+        return await inspection.about(self._tree, self._exact.lookup, path)
 
     async def key_of(self, path: bytes) -> tuple[str, inspection.State]:
         """The key of a stored file. Raises NoEntry, IsADirectory."""
-        return await inspection.key_of(self._tree, path)
+        return await inspection.key_of(self._tree, self._exact.lookup, path)
 
     async def refresh(self, path: bytes) -> list[inspection.KernelName]:
         """Forget what is known of a path and all below it; the names that the kernel is to forget too."""
@@ -244,7 +244,7 @@ class FileSystem:
 
     async def rebuild_flags(self, path: bytes, progress: Callable[[Progress], None]) -> Progress:
         """Look at the attributes of all objects below a directory and set its flags right. Raises NotADirectory."""
-        return await inspection.rebuild(self._tree, path, progress)
+        return await inspection.rebuild(self._tree, self._exact.lookup, path, progress)
 
     @property
     def figures(self) -> dict[str, object]:

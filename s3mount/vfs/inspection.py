@@ -4,7 +4,7 @@ The path is walked here, from the root, as the kernel would walk it; the daemon 
 state. While a path is looked at its inodes are held by a lookup each, as the kernel holds them.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
@@ -18,7 +18,6 @@ from s3mount.vfs.attributes import PLAIN, Attributes, Ino, Special
 from s3mount.vfs.flags import FLAG
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import decode, escaped, is_name, is_reserved
-from s3mount.vfs.lookup import resolve
 from s3mount.vfs.metadata import special_of
 from s3mount.vfs.rebuild import Progress, rebuild_flags
 from s3mount.vfs.tree import Tree
@@ -26,6 +25,8 @@ from s3mount.vfs.tree import Tree
 NAMES_AT_ONCE = 10_000
 """Forgotten in one turn of the loop."""
 
+Look = Callable[[Inode, str], Awaitable[tuple[Inode | None, float]]]
+"""How a name is looked up: as for the kernel."""
 KernelName = tuple[Ino, bytes]
 """A name that the kernel may believe: the number of its directory, and the name."""
 
@@ -51,10 +52,10 @@ class About:
     flag: bool | None = None
 
 
-async def about(tree: Tree, path: bytes) -> About:
+async def about(tree: Tree, look: Look, path: bytes) -> About:
     """What is known of a path, and a HEAD; of a directory a LIST, a HEAD of its flag, another of its marker if there is
     one. Raises NoEntry."""
-    async with _found(tree, path) as inode:
+    async with _found(tree, look, path) as inode:
         if inode.directory is not None:
             prefix = inode.directory.prefix
             marker = await _marker(tree, prefix) if prefix else None
@@ -72,9 +73,9 @@ async def about(tree: Tree, path: bytes) -> About:
         return About(inode.path, inode.key, tree.shown(inode), _special(info), info, state, version)
 
 
-async def key_of(tree: Tree, path: bytes) -> tuple[str, State]:
+async def key_of(tree: Tree, look: Look, path: bytes) -> tuple[str, State]:
     """The key of a stored file, for an address. Raises NoEntry, IsADirectory."""
-    async with _found(tree, path) as inode:
+    async with _found(tree, look, path) as inode:
         if inode.directory is not None:
             raise IsADirectory(f"{_shown(path)} is a directory: only files have an address")
         state = _state_of(inode)
@@ -83,14 +84,14 @@ async def key_of(tree: Tree, path: bytes) -> tuple[str, State]:
         return inode.key, state
 
 
-async def rebuild(tree: Tree, path: bytes, progress: Callable[[Progress], None]) -> Progress:
+async def rebuild(tree: Tree, look: Look, path: bytes, progress: Callable[[Progress], None]) -> Progress:
     """Set the flags of a directory and all below it right, and forget what was known. Raises NotADirectory, ReadOnly,
     Invalid where no attributes are read."""
     tree.check_changeable()
     config = tree.config
     if config.attributes == "never":
         raise Invalid("the mount has --attributes never: it reads and stores none")
-    async with _found(tree, path) as inode:
+    async with _found(tree, look, path) as inode:
         prefix = inode.contents.prefix
         # A listing that a mount holds for a walk has told it of flags, too.
         settle_seconds = max(config.metadata_ttl_seconds, config.walk_ttl_seconds)
@@ -163,13 +164,13 @@ def _forget_file(parent: Inode, inode: Inode) -> Iterator[KernelName]:
 
 
 @asynccontextmanager
-async def _found(tree: Tree, path: bytes) -> AsyncIterator[Inode]:
+async def _found(tree: Tree, look: Look, path: bytes) -> AsyncIterator[Inode]:
     """The inode of a path, held while it is looked at. Raises NoEntry, NotADirectory."""
     held: list[Ino] = []
     inode = tree.inodes.root
     try:
         for name in _names(path):
-            child, _ = await resolve(tree, inode, name)
+            child, _ = await look(inode, name)
             if child is None:
                 raise NoEntry(f"there is no {_shown(path)}")
             child.lookups += 1

@@ -100,6 +100,11 @@ def test_a_mount_that_cannot_start_is_status_1_and_one_line(
         (["mount", "s3://b", "/m", "--config", "/none.toml"], "--config '/none.toml': No such file"),
         (["umount"], "mountpoint"),
         (["umount", ""], "MOUNTPOINT"),
+        (["stat"], "path"),
+        (["status", "--yaml", "/m"], "--yaml"),
+        (["url", "--expires", "8d", "/m/f"], "--expires '8d': from 1s to 7d"),
+        (["url", "--expires", "0", "/m/f"], "--expires '0': from 1s to 7d"),
+        (["url", "--expires", "soon", "/m/f"], "--expires 'soon': a time"),
     ],
 )
 def test_usage_is_status_2_and_one_line(
@@ -108,6 +113,21 @@ def test_usage_is_status_2_and_one_line(
     assert cli.main(argv) == 2
     assert named in said(capsys)
     assert calls == []
+
+
+@pytest.mark.parametrize("verb", ["stat", "url", "refresh", "status"])
+def test_a_path_that_is_in_no_mount_is_status_1_and_one_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([verb, str(tmp_path / "file")]) == 1
+    assert "is not below a mount of s3mount" in said(capsys)
+
+
+def test_every_verb_is_in_the_overview_and_has_options_that_its_help_names() -> None:
+    for name, verb in cli.VERBS.items():
+        assert f"s3mount {name} " in cli.ABOUT
+        assert verb.help.startswith(f"usage: s3mount {name} ")
+        assert all(f"[--{option}" in verb.help.partition("\n")[0] for option in verb.options)
 
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +139,13 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["mount", "--help"], ["umount", "-h"], *(["mount", f"--help-{t.name}"] for t in settings.TOPICS)],
+    [
+        ["--help"],
+        ["mount", "--help"],
+        ["umount", "-h"],
+        *(["mount", f"--help-{topic.name}"] for topic in settings.TOPICS),
+        *([verb, "--help"] for verb in cli.VERBS),
+    ],
 )
 def test_help_fits_a_screen(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
