@@ -9,7 +9,8 @@ the one that has waited longest without asking anything goes. While a verb works
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 import trio
 
@@ -23,6 +24,8 @@ from s3mount.errors import Invalid, S3MountError
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 16 * 1024
+LOOK_SECONDS = 30.0
+"""How often the socket is looked for."""
 
 
 class Progress:
@@ -45,24 +48,52 @@ Verb = Callable[[Request, Progress], Awaitable[object]]
 async def attend(
     verbs: Mapping[str, Verb], config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer on the socket of the mount until cancelled; where none can be made, the mount goes on without."""
+    """Answer on the socket of the mount until cancelled."""
     uid = os.geteuid()
     mount = kernel.mount_at(config.mountpoint)
-    try:
-        if mount is None:
-            raise FileNotFoundError(f"{config.mountpoint} is not in the mount table")
-        bound = bind(mount.device, among=directories(uid), uid=uid)
-    except OSError as error:
-        log.warning("control socket was not made, s3mount status and others will not work reason=%s", error)
+    if mount is None:
+        log.warning("control socket was not made, the mount is not in the mount table path=%s", config.mountpoint)
         task_status.started()
         return
-    log.info("control socket was made path=%s", bound.path)
+    server = Server(verbs, config, uid=uid)
     try:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
-        task_status.started()
-        await Server(verbs, config, uid=uid).serve(listener)
-    finally:
-        bound.remove()
+        await keep(server, mount.device, among=directories(uid), uid=uid, task_status=task_status)
+    except Exception:
+        log.exception("control socket met a bug, the mount goes on without")
+
+
+async def keep(
+    server: "Server",
+    device: str,
+    *,
+    among: Sequence[Path],
+    uid: int,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen until cancelled; anew when the socket has gone: the directory of a login session ends before the mount.
+
+    Where there is no place for it the mount goes on without.
+    """
+    while True:
+        try:
+            bound = bind(device, among=among, uid=uid)
+        except OSError as error:
+            log.warning("control socket was not made, s3mount status and others will not work reason=%s", error)
+            task_status.started()
+            return
+        try:
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.socket))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.serve, listener)
+                log.info("control socket was made path=%s", bound.path)
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                while bound.stands:  # noqa: ASYNC110 - nobody tells of it; one stat(2) in so long
+                    await trio.sleep(LOOK_SECONDS)
+                nursery.cancel_scope.cancel()
+        finally:
+            bound.remove()
+            bound.socket.close()
 
 
 class Server:

@@ -48,7 +48,7 @@ def opened(directory: Path, uid: int) -> Iterator[Path]:
 
 
 class Bound:
-    """A listening socket at its place. The state is whether it was removed."""
+    """A listening socket at its place. No state but the file's."""
 
     def __init__(self, listening: socket.socket, directory: Path, name: str, identity: tuple[int, int]) -> None:
         self.socket = listening
@@ -58,11 +58,19 @@ class Bound:
     def __repr__(self) -> str:
         return f"<Bound {self.path}>"
 
-    def remove(self) -> None:
-        """Take the name away, unless it is another daemon's by now: the kernel gives a device number away again."""
-        with suppress(OSError):
+    @property
+    def stands(self) -> bool:
+        """Whether a client finds it: it may have been removed, or its name be another daemon's by now."""
+        try:
             info = os.lstat(self.path)
-            if (info.st_dev, info.st_ino) == self._identity:
+        except OSError:
+            return False
+        return (info.st_dev, info.st_ino) == self._identity
+
+    def remove(self) -> None:
+        """Take the name away, unless it is another daemon's: the kernel gives a device number away again."""
+        if self.stands:
+            with suppress(OSError):
                 os.unlink(self.path)
 
 

@@ -6,7 +6,7 @@ has some: a new part of the mount adds its own to the table it is given. The sta
 
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from s3mount.vfs.filesystem import FileSystem
 from s3mount.vfs.inspection import KernelName
 
 Figures = Callable[[], object]
-Invalidate = Callable[[list[KernelName]], None]
+Invalidate = Callable[[Iterable[KernelName]], None]
 """Has the kernel forget names; blocks."""
 NAMES_AT_ONCE = 1000
 KINDS = {
@@ -110,10 +110,19 @@ class Verbs:
         if request.get("attributes") is True:
             flags = asdict(await self._fs.rebuild_flags(path_of(request), lambda so_far: progress(so_far.objects)))
         names = await self._fs.refresh(path_of(request))
-        for start in range(0, len(names), NAMES_AT_ONCE):
-            progress(start, len(names))
-            batch = names[start : start + NAMES_AT_ONCE]
-            await trio.to_thread.run_sync(self._invalidate, batch, abandon_on_cancel=True)
+        over = False
+
+        def invalidate(batch: list[KernelName]) -> None:
+            self._invalidate(name for name in batch if not over)
+
+        try:
+            for start in range(0, len(names), NAMES_AT_ONCE):
+                progress(start, len(names))
+                batch = names[start : start + NAMES_AT_ONCE]
+                # The kernel may let it wait for a program's request; nobody shall wait for that when the mount ends.
+                await trio.to_thread.run_sync(invalidate, batch, abandon_on_cancel=True)
+        finally:
+            over = True
         return {"kernel_names": len(names), "flags": flags}
 
     async def status(self, _request: Request, _progress: Progress) -> object:

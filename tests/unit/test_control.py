@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from s3mount.config import Config
 from s3mount.control import protocol, sockets, texts
 from s3mount.control.paths import covering, locate
 from s3mount.control.protocol import Request
-from s3mount.control.server import Progress, Server, Verb, permitted
+from s3mount.control.server import Progress, Server, Verb, keep, permitted
 from s3mount.errors import ControlError, Invalid, NoEntry
 from s3mount.kernel import FSTYPE, Mount
 from tests.running import run_virtual
@@ -292,6 +293,35 @@ def test_a_stale_socket_is_replaced_and_a_successors_is_left_alone(tmp_path: Pat
     second.socket.close()
     second.remove()
     assert not second.path.exists()
+
+
+@run_virtual
+async def test_a_socket_that_has_gone_is_made_anew_where_it_can_be(tmp_path: Path) -> None:
+    """The directory of a login session ends before the mount."""
+    places = (tmp_path / "session", tmp_path / "other")
+    server = Server(Verbs().table(), Config(bucket="b"), uid=os.geteuid())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(keep, server, "0:5", among=places, uid=os.geteuid()))
+        os.unlink(places[0] / "0-5.sock")
+        places[0].rmdir()
+        places[0].touch()  # nothing can be made there any more
+        await trio.sleep(40)
+        stream = await trio.open_unix_socket(places[1] / "0-5.sock")
+        await stream.send_all(b'{"verb": "echo", "path": "x"}\n')
+        assert json.loads(await heard(stream)) == {"ok": {"path": "x"}}
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert os.listdir(places[1]) == []
+
+
+@run_virtual
+async def test_where_no_socket_can_be_made_the_mount_goes_on_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(Verbs().table(), Config(bucket="b"), uid=os.geteuid())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(keep, server, "0:5", among=(tmp_path / "none/s",), uid=os.geteuid()))
+    assert "control socket was not made" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["mode", "link", "owner"])
