@@ -9,6 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from s3mount.control import sockets
 from s3mount.control.protocol import REPLY_MAX_BYTES, line_of
@@ -34,7 +35,8 @@ def ask(mount: Mount, request: Mapping[str, object], *, on_progress: OnProgress,
     """What the daemon answers user `uid`. Raises Refusal, ControlError in one line."""
     with _connected(mount, uid) as connection:
         try:
-            connection.sendall(line_of(request))
+            with suppress(BrokenPipeError):  # it has refused already, and said why
+                connection.sendall(line_of(request))
             return _answer(mount, connection, on_progress)
         except TimeoutError:
             raise ControlError(

@@ -45,7 +45,10 @@ try:
 except PermissionError:
     print("shut out")
 else:
-    connection.sendall(b'{"verb": "status", "path": ""}\\n')
+    try:
+        connection.sendall(b'{"verb": "status", "path": ""}\\n')
+    except BrokenPipeError:
+        pass  # refused before it has asked
     print(connection.makefile().readline())
 """
 
