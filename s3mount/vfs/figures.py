@@ -8,7 +8,7 @@ PATHS_MAX = 100
 
 
 def figures(tree: Tree) -> dict[str, object]:
-    """Dirty files, files that could not be stored, conflicts, hidden keys, names held against their limits."""
+    """Dirty files, files that could not be stored or deleted, conflicts, hidden keys, names against their limits."""
     dirty: list[str] = []
     failing: list[str] = []
     conflicts: list[str] = []
@@ -28,6 +28,7 @@ def figures(tree: Tree) -> dict[str, object]:
         "dirty_files": _paths(dirty),
         "files_not_stored": _paths(failing),
         "conflicts_open": _paths(conflicts),
+        "deletions_that_failed": [failure._asdict() for failure in tree.deleting.failures],
         "handles_for_writing": writers,
         "stopping": tree.refuses_writers,
         "hidden_keys": {"count": tree.hidden_count, "prefixes": dict(list(tree.hidden.items())[:PATHS_MAX])},

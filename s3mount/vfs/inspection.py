@@ -136,6 +136,8 @@ async def _forget_below(tree: Tree, top: Inode) -> list[KernelName]:
             continue
         directory.forget_all()
         directory.flag = None
+        tree.told.forget_directory(directory.prefix)
+        parent.exact_until = 0.0
         if parent.parent is not None:
             directory.marker = None
         for child in list(parent.children.values()):
