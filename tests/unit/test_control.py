@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3mount.config import Config
@@ -128,6 +128,7 @@ async def test_a_bug_in_a_verb_is_one_refusal_and_the_server_goes_on() -> None:
         assert (await running.ask(b'{"verb": "echo", "path": "x"}\n'))[0]["ok"]
 
 
+@settings(deadline=None)  # a loop is started for each
 @given(said=st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
 def test_whatever_is_said_is_answered_or_cut_off(said: bytes) -> None:
     @run_virtual
