@@ -110,7 +110,7 @@ def learn_flag(directory: Directory, page: Page, start: str, asked: float) -> bo
 
 def note_flag(directory: Directory, asked: float, date_ns: int, *, present: bool) -> None:
     """What a reply of this Date, to a request sent at `asked`, says of the flag."""
-    if directory.flag is not None and directory.flag_at > asked:
+    if directory.flag is not None and (directory.flag_at > asked or (directory.flag and directory.flag_at == asked)):
         return  # it was put, or asked for, since
     directory.flag_at = asked
     if present:
