@@ -22,7 +22,7 @@ import pyfuse3
 import trio
 
 import s3mount
-from s3mount import drain, instance, kernel, logs, preflight, turns
+from s3mount import drain, garbage, instance, kernel, logs, preflight, turns
 from s3mount.config import Config
 from s3mount.control.server import attend
 from s3mount.control.verbs import Figures, Verbs
@@ -221,6 +221,7 @@ class Daemon:
         async with trio.open_nursery() as session:
             session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
             await session.start(self._attend, filesystem, store, storage, findings)
+            session.start_soon(garbage.collect)
             log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
             self._ready()
 

@@ -28,14 +28,14 @@ def parse_time_ns(text: str) -> int:
     if len(text) < 20 or text[-1] != "Z" or text[10] != "T":
         raise ValueError(f"not a time: {text!r}")
     fraction = text[20:-1]
-    whole_ns = (_minute_seconds(text[:16]) + int(text[17:19])) * 1_000_000_000
+    seconds = _day_seconds(text[:10]) + int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
+    whole_ns = seconds * 1_000_000_000
     return whole_ns + int(fraction[:9].ljust(9, "0")) if fraction and fraction != "000" else whole_ns
 
 
-@functools.lru_cache(maxsize=8192)
-def _minute_seconds(minute: str) -> int:
-    year, month, day, hour = int(minute[:4]), int(minute[5:7]), int(minute[8:10]), int(minute[11:13])
-    return calendar.timegm((year, month, day, hour, int(minute[14:]), 0))
+@functools.lru_cache(maxsize=1024)
+def _day_seconds(day: str) -> int:
+    return calendar.timegm((int(day[:4]), int(day[5:7]), int(day[8:]), 0, 0, 0))
 
 
 _LIST_FIELDS = frozenset({"NextContinuationToken", "IsTruncated", "EncodingType"})

@@ -178,7 +178,7 @@ class Exact:
         page = directory.page_after(at, now, now)
         run = self._runs.get(parent.ino)
         if run is None:
-            first = page is not None and page.start == BEGIN and page.after(BEGIN)[:1] == [at]
+            first = page is not None and page.start == BEGIN and page.after(BEGIN)[:1] == [name]
             run = self._runs[parent.ino] = Run(at, FIRST_WINDOW if first else 0)
             if len(self._runs) > RUNS_MAX:
                 self._runs.popitem(last=False)
@@ -193,8 +193,7 @@ class Exact:
 
     def _send(self, parent: Inode, page: Span, following: list[str], now: float) -> None:
         tree = self._tree
-        for position in following:
-            name = position[:-1]
+        for name in following:
             entry = page.entries[name]
             child = parent.dentries.get(name)
             if entry is LOCAL or (child is not None and tree.is_exact(child, now)):
@@ -224,4 +223,4 @@ def _key(directory: Directory, name: str, entry: Entry) -> str:
 def _between(directory: Directory, position: str, at: str, now: float) -> int:
     """How many names lie between two slots, as far as one page tells."""
     page = directory.page_after(position, now, now)
-    return bisect_left(page.after(position), at) if page is not None else 0
+    return bisect_left(page.after(position), at, key=slot) if page is not None else 0

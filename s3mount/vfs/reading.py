@@ -14,7 +14,7 @@ import trio
 from s3mount.errors import BadHandle
 from s3mount.vfs.attributes import Attributes, Fh
 from s3mount.vfs.inodes import Inode
-from s3mount.vfs.keys import BEGIN, END
+from s3mount.vfs.keys import BEGIN, END, slot
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.spans import FIRST_STEP, Span, Step
 from s3mount.vfs.tree import Tree
@@ -26,7 +26,8 @@ OFFSETS_MAX = 65_536
 
 
 class Reading:
-    """One open directory. `offsets[i]` is the slot of the entry whose next_id is `first + i`; an id is given once."""
+    """One open directory. `offsets[i]` is the name of the entry whose next_id is `first + i`, '' at the beginning; an
+    id is given once."""
 
     __slots__ = ("first", "inode", "offsets", "prefix", "started", "steps")
 
@@ -39,7 +40,7 @@ class Reading:
         """Start anew, with what is fresh now."""
         self.started = trio.current_time()
         self.first = DOTS
-        self.offsets = [BEGIN]
+        self.offsets = [""]
         self.restart_pages()
 
     def restart_pages(self) -> None:
@@ -50,14 +51,15 @@ class Reading:
     def position(self, start_id: int) -> str:
         """The slot after which the entry of this offset follows; for offsets that were let go, the nearest one kept."""
         index = min(max(start_id - self.first, 0), len(self.offsets) - 1)
-        return self.offsets[index]
+        name = self.offsets[index]
+        return slot(name) if name else BEGIN
 
     @property
     def next_id(self) -> int:
         return self.first + len(self.offsets)
 
-    def told(self, position: str) -> None:
-        self.offsets.append(position)
+    def told(self, name: str) -> None:
+        self.offsets.append(name)
         if len(self.offsets) > OFFSETS_MAX:
             # The kernel asks for offsets of the reply before; only telldir of a huge directory reaches further back.
             del self.offsets[: OFFSETS_MAX // 2]
@@ -149,13 +151,10 @@ class Readings:
         meanwhile."""
         tree = self._tree
         parent = reading.inode
-        dentries, entries, stop = parent.dentries, span.entries, span.stop
+        dentries, entries = parent.dentries, span.entries
         now = trio.current_time()
         entry_seconds = tree.entry_seconds(parent.contents.until(span), now)
-        for following in span.after(position):
-            if following > stop:
-                break
-            name = following[:-1]
+        for name in span.after(position):
             child = dentries.get(name)
             if child is None or not child.held:
                 child = tree.adopt(parent, name, entries[name])
@@ -168,7 +167,7 @@ class Readings:
                 child.lookups -= 1
                 tree.inodes.release(child)
                 return False
-            reading.told(following)
+            reading.told(name)
         return True
 
 

@@ -117,8 +117,8 @@ class Span:
         return len(self.entries) - before
 
     def after(self, position: str) -> list[str]:
-        """The slots that follow `position`, in order."""
+        """The names whose slots follow `position`, in their order."""
         if self._order is None:
-            self._order = sorted(map(slot, self.entries))
-        first = bisect_right(self._order, position)
+            self._order = sorted(self.entries, key=slot)
+        first = bisect_right(self._order, position, key=slot)
         return self._order[first:] if first else self._order

@@ -30,6 +30,7 @@ SIDES = {
     "logs": ({"config", "errors"}, {"daemon"}),
     "turns": (set[str](), {"daemon"}),
     "drain": (set[str](), {"daemon"}),
+    "garbage": (set[str](), {"daemon"}),
 }
 
 PURE = (
