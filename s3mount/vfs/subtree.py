@@ -91,8 +91,8 @@ def _folders(root: str, page: Page, cuts: Mapping[str, Cut]) -> dict[str, _Folde
     def folder_at(prefix: str) -> _Folder | None:
         if prefix in folders:
             return folders[prefix]
-        parent, _, name = prefix[:-1].rpartition("/")
-        above = folder_at(parent + "/" if parent or prefix.startswith("/") else "")
+        start = prefix.rfind("/", 0, -1) + 1
+        above, name = folder_at(prefix[:start]), prefix[start:-1]
         folder = None
         if above is not None:
             if not is_name(name):
@@ -108,6 +108,8 @@ def _folders(root: str, page: Page, cuts: Mapping[str, Cut]) -> dict[str, _Folde
     latest, folder = root, folders[root]
     for listed in page.objects:
         key = listed.key
+        if not key.startswith(root):
+            continue  # a store that answers what was not asked for
         start = key.rfind("/") + 1
         if key[:start] != latest:
             latest = key[:start]

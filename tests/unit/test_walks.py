@@ -11,8 +11,9 @@ import trio
 
 from s3mount.config import MIB
 from s3mount.errors import AccessDenied, NoEntry
-from s3mount.store.base import Page
+from s3mount.store.base import Listed, Page
 from s3mount.vfs.keys import TWIN_SUFFIX
+from s3mount.vfs.subtree import read_walk
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
@@ -229,6 +230,23 @@ async def test_twins_markers_hidden_and_reserved_keys_are_shown_as_by_listings(t
     store = bucket(ODD, page_max=page_max)
     async with mounted(store, tmp_path) as kernel:
         assert set(await find(kernel)) == SHOWN
+
+
+@run_virtual
+async def test_keys_that_are_no_paths_are_passed_over_at_the_top_of_the_bucket_too(tmp_path: Path) -> None:
+    hidden = ["/lead", "//two", "/", "d5//x", "d5/./x", "d6/..", ".s3mount/own", "d7/" + "n" * 300 + "/x"]
+    keys = [f"d{one}/f{two}" for one in range(9) for two in range(3)]
+    store = bucket([*keys, *hidden])
+    async with mounted(store, tmp_path) as kernel:
+        assert set(await find(kernel)) == paths(keys)
+        assert store.counts["list"] <= 4
+        assert kernel.fs.hidden_count >= 5
+
+
+def test_a_page_with_keys_that_were_not_asked_for_tells_of_those_that_were() -> None:
+    objects = tuple(Listed(key, 1, '"e"', 0) for key in ["a", "s/x", "t/d1/f", "t/d2/f", "u/x/y", "zz"])
+    told = read_walk("t/", Page(objects, (), None, 0), "t/d1/", {})
+    assert [directory.prefix for directory in told] == ["t/d1/", "t/d2/"]
 
 
 @BOTH
