@@ -143,7 +143,9 @@ def test_a_refusal_after_the_answer_is_told_by_rmdir_and_the_files_are_back(
     done = run("rm", "-r", proxied.root / "d")
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
-    assert len(os.listdir(proxied.root / "d")) == 32
+    left = sorted(os.listdir(proxied.root / "d"))
+    assert 0 < len(left) <= 32  # after the refusal of one batch the next unlinks are sent alone
+    assert [f"d/{name}" for name in left] == place.files()
     proxy.clear()
     succeed("rm", "-r", proxied.root / "d")
     assert place.names() == []
