@@ -14,6 +14,7 @@ from s3mount.vfs.flags import FLAG, FLAG_HEADERS, raise_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.tree import Tree
 
+KEPT = ("mode", "uid", "gid", "mtime_ns", "atime_ns", "xattrs")
 TRIES_MAX = 5
 """How often another client may be quicker with the same flag."""
 
@@ -40,9 +41,12 @@ async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
         try:
             info = await tree.store.head(key)
             former, condition = info.headers, Condition(etag=info.etag)
+            said: Fields = {}
         except NotFound:
             former, condition = FLAG_HEADERS, ABSENT
-        headers = headers_with(tree, former, {**fields, "ctime_ns": None}, kind=stat.S_IFDIR)
+            # The marker may have said more, of which no notice is taken beside a flag.
+            said = {} if inode.special is None else {name: getattr(inode.special, name) for name in KEPT}
+        headers = headers_with(tree, former, {**said, **fields, "ctime_ns": None}, kind=stat.S_IFDIR)
         if headers is not former:
             if inode.parent is not None:
                 await _flag_parent(tree, inode.parent)

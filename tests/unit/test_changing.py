@@ -12,7 +12,7 @@ import trio
 from s3mount.config import MIB
 from s3mount.errors import AccessDenied, LostReply, MetadataFull, Stale, Unavailable
 from s3mount.store.base import Headers
-from s3mount.vfs.attributes import Attributes, Changes
+from s3mount.vfs.attributes import Attributes, Changes, Special
 from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
@@ -826,6 +826,18 @@ async def test_the_root_keeps_its_attributes_in_its_own_flag(tmp_path: Path) -> 
         assert metadata(store, FLAG) == {"mode": mode_text(0o1777, stat.S_IFDIR)}
         await chmod(kernel, "", 0o755)
         assert metadata(store, FLAG) == {}
+
+
+@run_virtual
+async def test_what_the_marker_of_a_directory_says_goes_into_its_first_flag(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.mkdir("d")
+        kernel.fs._inodes.get(await kernel.ino("d")).special = Special(uid=7, mtime_ns=PAST)
+        await chmod(kernel, "d", 0o700)
+        assert metadata(store, f"d/{FLAG}") == {
+            "mode": mode_text(0o700, stat.S_IFDIR), "uid": "7", "mtime": "1000000000.123456789",
+        }  # fmt: skip
 
 
 @run_virtual
