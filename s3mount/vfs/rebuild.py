@@ -189,6 +189,7 @@ class _Run:
         directory = within[-1]
         name = key[len(directory.prefix) :]
         directory.others |= name != FLAG
+        self._count(objects=1)
         above = tuple(within[-2:-1])
         if name == FLAG:
             await self._ask(nursery, key, above, directory, self._decide)
@@ -239,7 +240,6 @@ class _Run:
                 for directory in concerned:
                     directory.unknown = True
             if info is not None:
-                self._count(objects=1)
                 self._learnt(info)
                 if flag_of is not None:
                     flag_of.flag = info
@@ -253,11 +253,18 @@ class _Run:
         await self._start(nursery, ask)
 
     async def _put(self, prefix: str) -> bool:
-        """Whether there was no flag, and there is one now."""
+        """Whether there was no flag, and there is one now. It is asked for first: not every store keeps the condition,
+        and one that has come meanwhile may have metadata."""
+        key = prefix + FLAG
+        with suppress(NotFound):
+            await self._store.head(key)
+            return False
         try:
-            await self._store.put(prefix + FLAG, (), FLAG_HEADERS, ABSENT)
+            await self._store.put(key, (), FLAG_HEADERS, ABSENT)
         except PreconditionFailed:
             return False
+        except NotImplementedByStore:
+            await self._store.put(key, (), FLAG_HEADERS)
         except KeyTooLong:
             log.warning("directory has a key too long for a flag directory=%s", escaped(prefix))
             return False

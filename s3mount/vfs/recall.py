@@ -1,7 +1,8 @@
 """What earlier mounts of this host have learnt of attributes: out of the local database before anybody asks the store.
 
 A listing of a directory in which something may be special is followed by one look into the database for the versions of
-that page; what is found there is as good as the answer to a HEAD. What HEADs and GETs tell from now on is noted.
+that page; what is found there is as good as the answer to a HEAD. What HEADs and GETs tell of such directories is
+noted. Of others it is not: their listing alone is exact, and every file that is read would be written down.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,6 @@ class Recall:
     def __init__(self, told: Told, db: AttributeDb) -> None:
         self._told = told
         self._db = db
-        told.on_settled = self._note
 
     async def page(self, prefix: str, listed: Iterable[Listed]) -> None:
         """Recall what is known of those of these objects that are directly below a prefix. Raises nothing."""
@@ -35,5 +35,6 @@ class Recall:
             if found is not None and found[:2] == (one.etag, whole_seconds(one.last_modified_ns)):
                 self._told.recall(one, found.special)
 
-    def _note(self, info: ObjectInfo, special: Special) -> None:
+    def note(self, info: ObjectInfo, special: Special) -> None:
+        """A reply told this of a version that was not known."""
         self._db.note(info.key, info.etag, info.last_modified_ns, info.date_ns, special)

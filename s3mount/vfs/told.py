@@ -4,12 +4,11 @@ Synchronous and bounded; asks no store. A version is key, etag and Last-Modified
 a state of the attributes for good only once it is two seconds old by the server's own clock: several copies of an
 object onto itself within a second look alike. What was learnt earlier is believed for a lifetime.
 
-The state of `Told` is what it remembers, least recently used first. `on_settled` hears of what holds for good.
+The state of `Told` is what it remembers, least recently used first.
 """
 
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
@@ -40,7 +39,6 @@ class Told:
         self._versions_max = versions_max
         self._lifetime_seconds = lifetime_seconds
         self._known: OrderedDict[tuple[str, str, int], Known] = OrderedDict()
-        self.on_settled: Callable[[ObjectInfo, Special], None] = lambda _info, _special: None
 
     def __len__(self) -> int:
         return len(self._known)
@@ -60,8 +58,6 @@ class Told:
         settled = info.date_ns - whole_seconds(info.last_modified_ns) >= SETTLED_NS
         until = inf if settled else asked + self._lifetime_seconds
         self._put((info.key, info.etag, whole_seconds(info.last_modified_ns)), Known(special, until))
-        if settled:
-            self.on_settled(info, special)
         return special
 
     def recall(self, listed: Listed, special: Special) -> None:

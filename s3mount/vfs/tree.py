@@ -218,10 +218,13 @@ class Tree:
         listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
         if self.config.attributes == "never":
             return listed
+        unknown = self.earlier is not None and self.told.find(listed, asked) is None
         special = self.told.note(info, asked)
         directory = parent.contents
         if special and not directory.flag and self.config.attributes == "auto":
             directory.flag, directory.flag_owed = True, True
+        if self.earlier is not None and unknown and (directory.flag or self.config.attributes == "always"):
+            self.earlier.note(info, special)
         child = parent.dentries.get(name)
         if (
             child is not None

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from s3mount.config import Config
 from s3mount.vfs.attributes import SECOND_NS, Special
 from s3mount.vfs.metadata import metadata_with, special_of
-from tests.e2e.mounting import START_SECONDS, Place
+from s3mount.vfs.rebuild import rebuild_flags
+from tests.e2e.mounting import START_SECONDS, Mounts, Place
 from tests.e2e.watchdog import Watchdog, connection_of, detach
 from tests.servers import Server, make_bucket
+from tests.store.places import opened
 
 MTIME_NS = 1_234_567_890 * SECOND_NS + 50_000_000
 """A fraction with a leading zero, which is where two readings of it differ."""
@@ -147,3 +151,38 @@ def test_s3fs_shows_directories_of_ours(moto_place: Place, s3fs: S3fs) -> None:
     shown = os.stat(s3fs(moto_place) / "dir")
     assert (shown.st_mode, shown.st_uid, shown.st_gid) == (stat.S_IFDIR | 0o2750, 5, 6)
     assert shown.st_mtime_ns == MTIME_NS
+
+
+def test_a_mount_shows_what_s3fs_has_stored_at_once_or_after_flags_were_rebuilt(
+    place: Place, s3fs: S3fs, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = s3fs(place)
+    for name in ("file", "other"):
+        (root / name).write_bytes(b"body")
+    os.chown(root / "file", 1234, 4321)
+    os.chmod(root / "file", 0o2751)
+    os.utime(root / "file", ns=(ATIME_NS, MTIME_NS))
+    os.symlink("target", root / "link")
+    os.mkfifo(root / "fifo", 0o640)
+    names = sorted(os.listdir(root))
+    always = mounts.start("--attributes=always").root
+    assert os.readlink(always / "link") == "target"
+    assert {name: shown(always / name) for name in os.listdir(always)} == {name: shown(root / name) for name in names}
+
+    async def rebuild() -> None:
+        config = Config(bucket=place.bucket, endpoint_url=place.server.endpoint_url, region=place.server.region)
+        async with opened(config) as store:
+            await rebuild_flags(
+                store, place.prefix, root=place.prefix, settle_seconds=0, progress=lambda _: None, learnt=lambda _: None
+            )
+
+    for variable, value in place.server.environment().items():
+        monkeypatch.setenv(variable, value)
+    trio.run(rebuild)
+    flagged = mounts.start().root
+    assert {name: shown(flagged / name) for name in names} == {name: shown(root / name) for name in names}
+
+
+def shown(path: Path) -> tuple[int, ...]:
+    found = os.lstat(path)
+    return found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime_ns, found.st_atime_ns

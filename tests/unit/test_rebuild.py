@@ -51,7 +51,7 @@ async def test_each_directory_with_a_special_entry_gets_a_flag_and_no_other() ->
     run.place("plain", "a/plain", "a/b/plain", "a-b/x", special=("a/b/c/deep", "d/special"))
     assert await run() == Progress(objects=6, directories=6, flags_put=2)
     assert run.flags() == ["a/b/c/", "d/"]
-    assert run.store.counts == {"list": 1, "head": 6, "put": 2}
+    assert run.store.counts == {"list": 1, "head": 6 + 2, "put": 2}
     assert {info.key for info in run.learnt} == {"plain", "a/plain", "a/b/plain", "a-b/x", "a/b/c/deep", "d/special"}
     run.store.reset_counts()
     assert await run() == Progress(objects=8, directories=6)
@@ -221,9 +221,15 @@ async def test_a_flag_that_cannot_be_put_back_is_told(caplog: pytest.LogCaptureF
 @run_virtual
 async def test_a_store_without_conditional_deletes_keeps_superfluous_flags_or_loses_them(conditions: str) -> None:
     run = Run(conditions=conditions)
-    run.place("a/plain", f"a/{FLAG}")
+    run.place("a/plain", f"a/{FLAG}", special=("b/c/", f"d/{FLAG}", "d/e/", FLAG))
+    await run("b/")
+    assert run.flags() == ["", "a/", "b/", "d/"]
+    run.store.place(f"b/{FLAG}", b"", SPECIAL)
+    await run("b/c/")
     await run()
-    assert run.flags() == ([] if conditions == "ignored" else ["a/"])
+    assert run.flags() == (["", "b/", "d/"] if conditions == "ignored" else ["", "a/", "b/", "d/"])
+    assert run.store.objects[f"b/{FLAG}"].headers == SPECIAL
+    assert run.store.objects[FLAG].headers == run.store.objects[f"d/{FLAG}"].headers == SPECIAL
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "a-", "a0"]), min_size=1, max_size=4).map("/".join)

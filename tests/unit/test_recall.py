@@ -62,6 +62,19 @@ async def test_a_version_that_changed_between_is_asked_for_and_no_other(tmp_path
 
 
 @run_virtual
+async def test_what_an_unflagged_directory_is_read_for_is_not_kept(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("d/plain", b"x")
+    flagged(store, "f/", 1)
+    async with life(store, tmp_path) as kernel:
+        for path in ("d/plain", "f/f00000"):
+            assert await kernel.read(path) == b"x"
+    db = AttributeDb(tmp_path / "attributes.sqlite", run_in_thread=inline)
+    assert (await db.load("d/")).keys() == set()
+    assert (await db.load("f/")).keys() == {"f/f00000"}
+
+
+@run_virtual
 async def test_what_is_younger_than_two_seconds_is_asked_for_again(tmp_path: Path) -> None:
     store = MemoryStore(clock_ns=lambda: 1_700_000_000 * 10**9)
     flagged(store, "d/", 5)
