@@ -49,6 +49,8 @@ GRACE_SECONDS = 0.5
 """For answers that are on their way when the main loop is ended."""
 LAST_SYNC_SECONDS = 2.0
 """What is left for the last look, whatever the stop has taken."""
+RECOVER_SECONDS = 20.0
+"""How long a start waits for renames that were cut short: less than what starts it waits for us."""
 IDLE_TASKS_MIN = 8
 """Request tasks that stay when idle: starting one costs as much as answering a lookup."""
 
@@ -130,7 +132,7 @@ def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], 
             journal, removals = Journal(PaperFile(held.journal)), Removals(PaperFile(held.removals))
         except OSError as error:
             raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
-        daemon = Daemon(config, held.staging, journal, removals, prepared, ready)
+        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, owner=instance.owner(held.directory))
         return trio.run(daemon.run)
 
 
@@ -145,8 +147,11 @@ class Daemon:
         removals: Removals,
         prepared: preflight.Prepared,
         ready: Callable[[], None],
+        *,
+        owner: str,
     ) -> None:
         self._config = config
+        self._owner = owner
         self._staging = staging
         self._journal = journal
         self._removals = removals
@@ -195,7 +200,15 @@ class Daemon:
             find_out=findings.parts,
         )
         leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
-        filesystem = FileSystem(store, storage, config, nursery, removals=self._removals, learnt=self._learnt(nursery))
+        filesystem = FileSystem(
+            store,
+            storage,
+            config,
+            nursery,
+            removals=self._removals,
+            learnt=self._learnt(nursery),
+            owner=self._owner,
+        )
         if not config.read_only:
             await finish(store, self._removals)  # before anybody can put something else there
             nursery.start_soon(sweep, store, config)
@@ -203,6 +216,8 @@ class Daemon:
             await filesystem.start()
         except S3MountError as error:
             raise StartError(f"{config.source} could not be listed: {error}") from error
+        if not config.read_only:
+            await self._recover(filesystem, nursery)
         options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
         try:
             pyfuse3.init(Operations(filesystem), str(config.mountpoint), options)
@@ -281,6 +296,18 @@ class Daemon:
         }
         verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
         await attend(verbs.table(), config, task_status=task_status)
+
+    async def _recover(self, filesystem: FileSystem, nursery: trio.Nursery) -> None:
+        """Finish renames that were cut short before programs look; a large one goes on behind them."""
+        over = trio.Event()
+
+        async def recover() -> None:
+            await filesystem.recover()
+            over.set()
+
+        nursery.start_soon(recover)
+        with trio.move_on_after(RECOVER_SECONDS):
+            await over.wait()
 
     async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
         # SIGHUP is what a closed terminal sends to `--foreground`: it must not cost what was written.

@@ -25,7 +25,7 @@
        |- NotPermitted EPERM          |- Denied EACCES           |- Invalid EINVAL
        |- Busy EBUSY                  |- BadHandle EBADF         |- NotSupported ENOTSUP
        |- StagingFull ENOSPC          |- FileTooBig EFBIG        |- Lost EIO
-       |- MetadataFull ENOSPC
+       |- MetadataFull ENOSPC         |- TooMany EMFILE
 
 `errors` is a leaf: it imports nothing of ours. An exception is translated into an errno in `fuse.py` and nowhere else.
 """
@@ -199,6 +199,12 @@ class MetadataFull(FileSystemError):
     """Attributes that an object's metadata cannot hold."""
 
     errno = errno.ENOSPC
+
+
+class TooMany(FileSystemError):
+    """A limit on the number of objects of one operation."""
+
+    errno = errno.EMFILE
 
 
 class Lost(FileSystemError):

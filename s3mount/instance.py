@@ -7,7 +7,9 @@ of no use: nothing in it was acknowledged. Its journal is read: it names what th
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from pathlib import Path
 
 from s3mount.config import Config
 from s3mount.errors import StartError
+
+OWNER_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,23 @@ def name(config: Config) -> str:
     """The same for the same endpoint, bucket, prefix and mountpoint; readable at its start."""
     identity = "\0".join([config.endpoint_url or "aws", config.bucket, config.prefix, str(config.mountpoint)])
     return f"{config.bucket}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
+def owner(directory: Path) -> str:
+    """The random word by which an instance knows its own intents in the bucket: two hosts may share names and
+    mountpoints, but not this. Drawn once; only the holder of the lock may ask. Raises OSError."""
+    path = directory / "owner"
+    try:
+        word = path.read_text(encoding="ascii").strip()
+        if len(word) == OWNER_DIGITS and set(word) <= set(string.hexdigits):
+            return word
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    word = secrets.token_hex(OWNER_DIGITS // 2)
+    draft = path.with_suffix(".new")
+    draft.write_text(word + "\n", encoding="ascii")
+    draft.replace(path)
+    return word
 
 
 @contextmanager

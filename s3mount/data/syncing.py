@@ -180,6 +180,7 @@ class Syncing:
             await self.epoch.ended.wait()
             return True
         base = self._layers.base
+        await self._attempts.gate.passed()  # a rename may be about to tell the base's new key
         await self.resolve_doubts()
         return self._layers.base is not base
 

@@ -189,6 +189,7 @@ async def _remove(tree: Tree, inode: Inode) -> None:
         deleted = inode.known
     elif deleted is not None:
         await tree.store.delete(deleted.key)
+        await tree.transits.passed(deleted.key)
     while (state.file is not None and state.file is not file) or inode.known is not deleted:
         # Meanwhile another open came, and may have stored; or a directory above was moved.
         if state.file is not None and state.file is not file:

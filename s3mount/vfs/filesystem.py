@@ -54,8 +54,9 @@ class FileSystem:
         removals: Removals,
         wall_ns: Callable[[], int] = time.time_ns,
         learnt: AttributeDb | None = None,
+        owner: str = "",
     ) -> None:
-        self._tree = Tree(store, storage, config, nursery, removals=removals, wall_ns=wall_ns)
+        self._tree = Tree(store, storage, config, nursery, removals=removals, wall_ns=wall_ns, owner=owner)
         if learnt is not None:
             self._tree.earlier = Recall(self._tree.told, learnt)
         self._inodes = self._tree.inodes
@@ -71,6 +72,15 @@ class FileSystem:
         """List the root once: the first look at the mount costs nothing, and a store that refuses is found before."""
         await fetch_page(self._tree, self._inodes.root.contents, FIRST_STEP)
         await self._exact.renew(self._inodes.root)
+
+    async def recover(self) -> None:
+        """Finish the renames of directories that an earlier daemon of this instance, told by `owner`, was killed in.
+        Raises nothing."""
+        for intent in await self._tree.undertakings.recover():
+            self._tree.listings.prefix_removed(intent.former, trio.current_time())
+            for inode in self._inodes:
+                if inode.directory is not None:
+                    inode.directory.forget_all()
 
     # names
 

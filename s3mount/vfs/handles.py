@@ -73,6 +73,7 @@ class Handles:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if inode.children is not None:
             raise IsADirectory(inode.path)
+        await self._tree.transits.passed(inode.key)
         former = None if inode.state is None else inode.state.file
         readable = flags & os.O_ACCMODE != os.O_WRONLY
         if not inode.linked and (former is None or former.parted or (readable and former.forgone)):

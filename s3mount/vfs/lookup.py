@@ -41,6 +41,7 @@ async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, f
     directory = parent.contents
     if name in directory.pending:
         await tree.deleting.settle_name(parent, name)
+    await tree.transits.passed(directory.prefix)
     now = trio.current_time()
     found = known(tree, parent, name, now)
     if found is not None:
@@ -135,10 +136,13 @@ def _is_flagged(tree: Tree, prefix: str, below: Page) -> bool:
 async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
     directory = parent.contents
     prefix = directory.prefix + name
-    changes_before = tree.changes
+    changes_before, transits_before = tree.changes, tree.transits.begun
     asked = trio.current_time()
     with directory.overlay() as changes:
         answer = await ask_store(tree, prefix)
+        if tree.transits.begun != transits_before:
+            await tree.transits.passed(prefix)
+            return await _ask(tree, parent, name)  # it may have been on its way
         if directory.prefix + name != prefix:
             return await _ask(tree, parent, name)  # the directory was moved meanwhile
         entry: Entry | None = None

@@ -1,97 +1,111 @@
-"""The move of a directory: all keys below it, by server-side copy and delete.
+"""The move of a directory: all keys below it, several at a time. Where the store renames, each key is renamed; else it
+is copied, and the former keys are deleted once every copy exists.
 
-They are copied several at a time, flags first, and deleted once every copy exists, flags last, so that nobody sees
-special attributes in a directory without its flag. When a copy fails, the copies made are removed again and the source
-is whole. What is open moves through its File, which sends later uploads to the new key. What programs change below the
-directory while it is copied is copied again, so that nothing acknowledged stays behind. Knows neither where the
-directory may go nor what was there: `rename` has seen to both.
+The order, and what a crash leaves: an intent is written first, so the next start goes on; then each object is at one of
+its keys at least, always. A move that fails is undone: the source is whole again. Copies, and former objects, that the
+store would not delete stay with their intent and are deleted by tries in the background, then by the next start; the
+move itself has succeeded once every object is at its new key, and answers 0. What was renamed and cannot be renamed
+back stays there, and the log says so: to move it later would undo what programs have done meanwhile. A store that
+forbids deleting would leave everything twice, so it is asked to delete a key that nobody has before anything is copied.
+
+What is open moves through its File, which sends later uploads to the new key. What programs change below the directory
+while it is copied is copied again, so that nothing acknowledged stays behind. Knows neither where the directory may go
+nor what was there: `rename` has seen to both.
 """
 
 import logging
+from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
 
 import trio
 
-from s3mount.data.file import File
+from s3mount.config import RESERVED
+from s3mount.data.intents import Intent, Source, seconds_of
+from s3mount.data.removal import remove, speaks_of_others
 from s3mount.data.version import Version
 from s3mount.errors import (
-    BadReply,
     Busy,
     LostReply,
     NotFound,
-    NotSupported,
+    NotImplementedByStore,
     PreconditionFailed,
     S3MountError,
-    StoreError,
 )
-from s3mount.store.base import Condition, Listed
-from s3mount.vfs.flags import FLAG
+from s3mount.store.base import ABSENT, Condition, Listed, Undeleted
+from s3mount.vfs.below import Copy, all_below, files_below, forget, repoint
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY_HEADERS, check_key, escaped
+from s3mount.vfs.transits import Progress
 from s3mount.vfs.tree import Tree
 from s3mount.vfs.versions import as_listed, move_version
 
 log = logging.getLogger(__name__)
 
-COPIES_MAX = 16
+MOVES_MAX = 16
 PASSES_MAX = 16
 """How often a directory that is being changed is looked at again before its move is given up."""
-
-
-class Copy(NamedTuple):
-    """One copy made for a directory that moves."""
-
-    source: Listed
-    target: str
-    etag: str
+INTENT_OBJECTS_MIN = 2
+"""One object is at one of its keys at least without an intent."""
+UNRECORDED_MAX = 64
+"""Copies of objects that were uploaded by parts have other etags; so many of them may be left twice by a crash."""
+NOBODYS = f"{RESERVED}-moved"
+"""A name below the directory that no client gives to anything."""
 
 
 async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
     """Move all keys below, open files and files that are not in the bucket yet included."""
     former = inode.contents.prefix
-    move = DirectoryMove(tree, inode, former, prefix)
-    tree.moving[former] = 0
-    try:
-        await move.copy_all()
-        # No checkpoint since the last look: from here on programs find everything at its new key.
-        _repoint(tree, inode, prefix, move.copies)
-    except S3MountError:
-        await move.undo()
-        raise
-    finally:
-        del tree.moving[former]
-    await _delete(tree, [(key, copy.source.etag) for key, copy in move.copies.items()])
+    progress = Progress(former, prefix)
+    move = DirectoryMove(tree, inode, former, prefix, progress)
+    with tree.transits.shown(progress), tree.transits.of(former) if tree.store.renames else nullcontext():
+        tree.moving[former] = 0
+        try:
+            await move.bring_all()
+            # No checkpoint since the last look: from here on programs find everything at its new key.
+            repoint(tree, inode, prefix, move.copies)
+        except S3MountError:
+            await move.undo()
+            raise
+        finally:
+            del tree.moving[former]
+    await move.leave_former()
     tree.listings.prefix_removed(former, trio.current_time())
 
 
 class DirectoryMove:
     """The copies of one directory's move. Programs go on changing what is below its former prefix meanwhile.
 
-    The state: `copies` by the former key, the inodes `moved` through their File with former and new key, and the
-    marker written for a directory that had no key.
+    The state: `copies` by the former key, the inodes `moved` through their File with former and new key, the marker
+    written for a directory that had no key, the intent and what it says of each object, how many copies with an etag of
+    their own it does not tell yet.
     """
 
-    def __init__(self, tree: Tree, inode: Inode, former: str, prefix: str) -> None:
+    def __init__(self, tree: Tree, inode: Inode, former: str, prefix: str, progress: Progress) -> None:
         self._tree = tree
         self._inode = inode
         self._former = former
         self._prefix = prefix
+        self._progress = progress
         self.copies: dict[str, Copy] = {}
         self._moved: list[tuple[Inode, str, str]] = []
         self._marker: list[tuple[str, str]] = []
+        self._intent: Intent | None = None
+        self._sources: dict[str, Source] = {}
+        self._unrecorded = 0
 
-    async def copy_all(self) -> None:
-        """Copy until nothing was changed since the listing. Raises Busy when that goes on for ever."""
+    async def bring_all(self) -> None:
+        """Bring everything to its new key, until nothing was changed since the listing. Raises Busy when that goes on
+        for ever, TooMany."""
         tree, former, prefix = self._tree, self._former, self._prefix
         for _ in range(PASSES_MAX):
             before = tree.moving[former]
-            found = await _all_below(tree, former)
+            found = await all_below(tree, former)
             for listed in found:
                 check_key(self._target(listed.key))
+            await self._intend(found)
             await self._forget_gone({listed.key for listed in found})
-            await self._copy(found)
-            if not found and not self._moved and not self._marker:
+            await self._bring(found)
+            if not found and not self._moved and not self._marker and not self.copies:
                 stored = await tree.store.put(prefix, (), DIRECTORY_HEADERS)
                 self._marker.append((prefix, stored.etag))
             await self._move_opened()
@@ -100,6 +114,23 @@ class DirectoryMove:
             if tree.moving[former] == before and all(listed.key in settled for listed in found):
                 return
         raise Busy(f"{self._inode.path} is changed again and again while it is moved")
+
+    async def _intend(self, found: list[Listed]) -> None:
+        """Write down what is about to be moved, before it is; more of it when programs have changed something."""
+        tree = self._tree
+        new = {
+            listed.key[len(self._former) :]: Source(listed.etag, listed.size, seconds_of(listed)) for listed in found
+        }
+        if self._sources | new == self._sources:
+            return
+        self._sources |= new
+        self._progress.total = len(self._sources)
+        if self._intent is not None:
+            self._intent = await tree.undertakings.record(self._intent, self._known(), "moving")
+        elif len(self._sources) >= INTENT_OBJECTS_MIN:
+            if not tree.store.renames:
+                await tree.store.delete(self._former + NOBODYS)  # may we?
+            self._intent = await tree.undertakings.begin(self._former, self._prefix, self._sources)
 
     def _target(self, key: str) -> str:
         return self._prefix + key[len(self._former) :]
@@ -110,35 +141,25 @@ class DirectoryMove:
 
     async def _forget_gone(self, keys: set[str]) -> None:
         """Delete the copies of what was deleted meanwhile."""
-        gone = [key for key in self.copies if key not in keys]
-        await _delete(self._tree, [(copy.target, copy.etag) for copy in map(self.copies.pop, gone)])
+        gone = [key for key, copy in self.copies.items() if key not in keys and not copy.renamed]
+        _log_left(await remove(self._tree.store, [(copy.target, copy.etag) for copy in map(self.copies.pop, gone)]))
 
-    async def _copy(self, found: list[Listed]) -> None:
-        tree = self._tree
-        others = {file.key for _, file in _files_below(self._inode)} | self._in_place()
+    async def _bring(self, found: list[Listed]) -> None:
+        others = {file.key for _, file in files_below(self._inode)} | self._in_place()
         failures: list[S3MountError] = []
-        limit = trio.Semaphore(COPIES_MAX)
+        limit = trio.Semaphore(MOVES_MAX)
 
-        async def copy(listed: Listed) -> None:
+        async def bring(listed: Listed) -> None:
             async with limit:
                 if failures:
                     return
-                target = self._target(listed.key)
                 try:
-                    if listed.key.endswith("/") and not listed.size:
-                        # Written anew: SeaweedFS copies no marker (NoSuchKey, and an entry is left at the target).
-                        stored = await tree.store.put(target, (), DIRECTORY_HEADERS)
-                    else:
-                        stored = await tree.store.copy(listed.key, target, source_etag=listed.etag)
+                    await self._bring_one(listed)
+                    self._progress.done += 1
                 except (NotFound, PreconditionFailed):
-                    tree.moving[self._former] += 1  # changed since it was listed: look again
+                    self._tree.moving[self._former] += 1  # changed since it was listed: look again
                 except S3MountError as error:
                     failures.append(error)
-                    if isinstance(error, LostReply):
-                        # It may be there, and most likely with the etag of its source.
-                        self.copies[listed.key] = Copy(listed, target, listed.etag)
-                else:
-                    self.copies[listed.key] = Copy(listed, target, stored.etag)
 
         wanted = [
             listed
@@ -150,20 +171,59 @@ class DirectoryMove:
         # it makes the directory for a key below (measured).
         for listed in wanted:
             if listed.key.endswith("/"):
-                await copy(listed)
+                await bring(listed)
         # A flag is there before what it speaks of.
         for flags in (True, False):
             async with trio.open_nursery() as nursery:
                 for listed in wanted:
-                    if not listed.key.endswith("/") and listed.key.endswith("/" + FLAG) is flags:
-                        nursery.start_soon(copy, listed)
+                    if not listed.key.endswith("/") and speaks_of_others(listed.key) is flags:
+                        nursery.start_soon(bring, listed)
         if failures:
             raise failures[0]
+
+    async def _bring_one(self, listed: Listed) -> None:
+        store, target = self._tree.store, self._target(listed.key)
+        before = self.copies.get(listed.key)
+        try:
+            if listed.key.endswith("/") and not listed.size:
+                # Written anew: SeaweedFS copies no marker (NoSuchKey, and leaves an entry at the target), renames none.
+                stored = await store.put(target, (), DIRECTORY_HEADERS)
+                self.copies[listed.key] = Copy(listed, target, stored.etag)
+                return
+            # A flag is copied: the one at the former key goes last.
+            if store.renames and not speaks_of_others(listed.key):
+                condition = ABSENT if before is None else Condition(etag=before.etag)
+                try:
+                    await store.rename(listed.key, target, source_etag=listed.etag, condition=condition)
+                except NotImplementedByStore:
+                    pass  # copied, from now on
+                else:
+                    self.copies[listed.key] = Copy(listed, target, listed.etag, renamed=True)
+                    return
+            stored = await store.copy(listed.key, target, source_etag=listed.etag)
+            self.copies[listed.key] = Copy(listed, target, stored.etag)
+            if stored.etag != listed.etag:
+                await self._record_copy()
+        except LostReply:
+            # It may be there, and most likely with the etag of its source.
+            renamed = store.renames and not speaks_of_others(listed.key)
+            self.copies[listed.key] = Copy(listed, target, listed.etag, renamed=renamed)
+            raise
+
+    async def _record_copy(self) -> None:
+        """One more copy that cannot be told by its source's etag: who finishes this would leave both."""
+        self._unrecorded += 1
+        if self._intent is not None and self._unrecorded >= UNRECORDED_MAX:
+            self._unrecorded = 0
+            try:
+                await self._tree.undertakings.record(self._intent, self._known(), "moving")
+            except S3MountError as error:
+                log.info("copies of a rename were not recorded key=%s reason=%s", escaped(self._intent.key), error)
 
     async def _move_opened(self) -> None:
         """Move what is open through its File, those too that were opened while the others were copied."""
         tree, former = self._tree, self._former
-        while opened := [(child, file) for child, file in _files_below(self._inode) if file.key.startswith(former)]:
+        while opened := [(child, file) for child, file in files_below(self._inode) if file.key.startswith(former)]:
             for child, file in opened:
                 old = file.key
                 key = self._target(old)
@@ -177,6 +237,46 @@ class DirectoryMove:
                 child.known = None if file.base is None else as_listed(tree, file.base)
                 child.own.unsure = True
                 self._moved.append((child, old, key))
+                self._progress.done += 1
+
+    async def leave_former(self) -> None:
+        """Delete what was copied; everything is at its new key."""
+        tree, intent = self._tree, self._intent
+        copied = {key: copy for key, copy in self.copies.items() if not copy.renamed}
+        if intent is not None and any(not speaks_of_others(key) for key in copied):
+            try:
+                intent = await tree.undertakings.record(intent, self._recorded(), "deleting")
+            except S3MountError as error:
+                log.info("phase of a rename was not recorded key=%s reason=%s", escaped(intent.key), error)
+        left = await remove(tree.store, [(key, copy.source.etag) for key, copy in copied.items()])
+        _log_left(left)
+        if intent is None:
+            return
+        if any(not isinstance(one.error, PreconditionFailed) for one in left):
+            tree.undertakings.leave(intent, self._recorded(), "deleting")
+        else:
+            await tree.undertakings.end(intent)
+
+    def _known(self) -> dict[str, Source]:
+        """All that is to be moved, with the etags of the copies that are made of it as it is now."""
+        recorded = self._recorded()
+        return {
+            name: recorded[name] if name in recorded and recorded[name].etag == source.etag else source
+            for name, source in self._sources.items()
+        }
+
+    def _recorded(self) -> dict[str, Source]:
+        """What is at its new key, and the etag it has there."""
+        cut = len(self._former)
+        return {
+            key[cut:]: Source(
+                copy.source.etag,
+                copy.source.size,
+                seconds_of(copy.source),
+                "" if copy.etag == copy.source.etag else copy.etag,
+            )
+            for key, copy in self.copies.items()
+        }
 
     async def undo(self) -> None:
         """Give what was moved its former key again, and delete the copies."""
@@ -195,76 +295,50 @@ class DirectoryMove:
                     )
             except S3MountError as error:
                 log.error("rename left a file at its new name key=%s reason=%s", escaped(key), error)
-        await _delete(tree, [(copy.target, copy.etag) for copy in self.copies.values()] + self._marker)
+        astray = await self._give_back()
+        copied = [(copy.target, copy.etag) for copy in self.copies.values() if not copy.renamed]
+        left = await remove(tree.store, copied + self._marker)
+        _log_left(left)
+        stuck = {one.key for one in left if not isinstance(one.error, NotFound | PreconditionFailed)}
+        forget(self._inode)
+        if astray:
+            log.error(
+                "rename could not be undone, files are at their new names from=%s to=%s count=%d",
+                escaped(self._former), escaped(self._prefix), astray,
+            )  # fmt: skip
+        if self._intent is None:
+            return
+        if stuck:
+            sources = {name: source for name, source in self._recorded().items() if self._prefix + name in stuck}
+            tree.undertakings.leave(self._intent, sources, "undoing")
+        else:
+            await tree.undertakings.end(self._intent)
 
+    async def _give_back(self) -> int:
+        """Rename to the former keys what was renamed; how many could not be."""
+        tree = self._tree
+        astray = 0
+        limit = trio.Semaphore(MOVES_MAX)
 
-async def _all_below(tree: Tree, prefix: str) -> list[Listed]:
-    found: list[Listed] = []
-    token: str | None = None
-    while True:
-        page = await tree.store.list_page(prefix, token=token)
-        found.extend(page.objects)
-        if page.token is not None and page.token == token:
-            raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
-        token = page.token
-        if token is None:
-            return found
-        if len(found) > tree.config.names_max:
-            raise NotSupported(f"more than {tree.config.names_max} objects below {escaped(prefix)}")
+        async def give_back(copy: Copy) -> None:
+            nonlocal astray
+            async with limit:
+                try:
+                    await move_version(tree, copy.source.key, Version(copy.target, copy.etag, copy.source.size))
+                except (NotFound, PreconditionFailed):
+                    return  # it was not renamed, or is another one now
+                except S3MountError as error:
+                    astray += 1
+                    log.warning("rename left a file at its new name key=%s reason=%s", escaped(copy.target), error)
 
-
-async def _delete(tree: Tree, versions: list[tuple[str, str]]) -> None:
-    """Delete these versions; what is another version by now stays, and what the store refuses to delete: the log names
-    it."""
-    limit = trio.Semaphore(COPIES_MAX)
-
-    async def delete(key: str, etag: str) -> None:
-        async with limit:
-            try:
-                await tree.store.delete(key, Condition(etag=etag))
-            except StoreError as error:
-                log.warning("rename left an object key=%s reason=%s", escaped(key), error)
-
-    for flags in (False, True):
         async with trio.open_nursery() as nursery:
-            for key, etag in versions:
-                if not key.endswith("/") and key.endswith("/" + FLAG) is flags:
-                    nursery.start_soon(delete, key, etag)
-    # SeaweedFS keeps a marker, and says nothing, while keys lie below it: the deepest first, when they are gone.
-    for key, etag in sorted(versions, reverse=True):
-        if key.endswith("/"):
-            await delete(key, etag)
+            for copy in self.copies.values():
+                if copy.renamed:
+                    nursery.start_soon(give_back, copy)
+        return astray
 
 
-def _files_below(inode: Inode) -> list[tuple[Inode, File]]:
-    found = []
-    for child in inode.dentries.values():
-        if child.children is not None:
-            found.extend(_files_below(child))
-        elif child.state is not None and child.state.file is not None:
-            found.append((child, child.state.file))
-    return found
-
-
-def _repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> None:
-    """Point the inodes below to their new keys; listings of the old ones go."""
-    directory = inode.contents
-    directory.forget_all()
-    directory.prefix = prefix
-    tree.exists(prefix)
-    for name, child in list(inode.dentries.items()):
-        if child.children is not None:
-            _repoint(tree, child, f"{prefix}{name}/", copies)
-        elif child.state is None or child.state.file is None:
-            copied = copies.get(child.key)
-            if copied is None and child.key == prefix + name:
-                continue  # moved while it was open
-            if copied is None:
-                tree.inodes.detach(child)
-                continue
-            listed, key, etag = copied
-            state = child.own
-            if state.mtime_ns is None:
-                state.mtime_ns = tree.shown(child).mtime_ns
-            state.unsure = True
-            child.known = Listed(key, listed.size, etag, listed.last_modified_ns)
+def _log_left(left: list[Undeleted]) -> None:
+    """What is another version by now stays, and what the store refuses to delete."""
+    for one in left:
+        log.warning("rename left an object key=%s reason=%s", escaped(one.key), one.error)

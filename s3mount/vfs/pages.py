@@ -28,12 +28,16 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
     told = False
     with directory.overlay() as changes:
         while True:
+            await tree.transits.passed(prefix)
+            begun = tree.transits.begun
             page = await tree.store.list_page(
                 prefix,
                 delimiter="/",
                 start_after=prefix + start if start != BEGIN and token is None else "",
                 token=token,
             )
+            if tree.transits.begun != begun:
+                continue  # keys may have been on their way
             if directory.prefix != prefix:
                 break
             piece = read_page(prefix, page, start, carry or {})

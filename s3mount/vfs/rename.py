@@ -1,8 +1,12 @@
 """rename(2): what may go where, what is replaced, and the move of a file. A directory's is in `moving`.
 
-A file is a copy of exactly the version we know, then a delete on condition of it. A crash or failure between leaves
-both names, never none; a failed copy leaves the source alone. A file that is open moves through its File, which sends
-later uploads to the new key; one that is replaced stores nothing any more under the name it had.
+A file is renamed by the store where it can and the new name is nobody's: in one step. Else it is a copy of exactly the
+version we know, then a delete on condition of it: also onto a file of that name, for what a late open of that one still
+stores must be found while the source is there. A crash or failure between leaves both names, never none; a failed copy
+leaves the source alone. RENAME_NOREPLACE is a condition of the store too, where it keeps it for copies.
+
+A file that is open moves through its File, which sends later uploads to the new key; one that is replaced stores none
+under the name it had.
 """
 
 import logging
@@ -16,13 +20,14 @@ from s3mount.errors import (
     Exists,
     Invalid,
     IsADirectory,
+    LostReply,
     NotADirectory,
     NotFound,
     PreconditionFailed,
     S3MountError,
     Stale,
 )
-from s3mount.store.base import Headers
+from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers
 from s3mount.vfs import keys
 from s3mount.vfs.attributes import PLAIN
 from s3mount.vfs.carrying import carried_by_copy, give_back, lend
@@ -33,7 +38,7 @@ from s3mount.vfs.keys import DIRECTORY, LOCAL, escaped
 from s3mount.vfs.lookup import ask_store, require, resolve
 from s3mount.vfs.moving import move_directory
 from s3mount.vfs.tree import Tree
-from s3mount.vfs.versions import as_listed, move_version
+from s3mount.vfs.versions import as_listed, copy_version, move_version
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,8 @@ async def rename(
     """rename(2). Raises Stale when the source is another version than the kernel knows: Linux then looks it up
     again."""
     tree.check_writable()
+    await tree.transits.passed(old_parent.contents.prefix)
+    await tree.transits.passed(new_parent.contents.prefix)
     old, new = keys.old_name(old_name), keys.new_name(new_name)
     inode = await require(tree, old_parent, old)
     key = tree.check_new(new_parent, new, "/" if inode.children is not None else "")
@@ -65,11 +72,16 @@ async def rename(
         await _carry_flag(tree, inode, old_parent, new_parent)
     if inode.children is None:
         lent = await lend(tree, inode, new_parent)
+        condition = ABSENT if no_replace else ALWAYS
         try:
-            await _move_file(tree, inode, target, key, None if lent is None else lent[1])
-        except BaseException:
+            await _move_file(tree, inode, target, key, condition, None if lent is None else lent[1])
+        except BaseException as error:
             if lent is not None:
                 give_back(inode, lent[0])
+            if isinstance(error, LostReply | PreconditionFailed | Stale):
+                # It may have had its effect; or the new name is another client's, whom nobody here has seen.
+                tree.distrust(old_parent, old)
+                tree.distrust(new_parent, new)
             raise
         if lent is not None:
             carried_by_copy(tree, inode, *lent)
@@ -126,15 +138,22 @@ async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix
         raise
 
 
-async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str, headers: Headers | None) -> None:
-    """Copy and delete. The inode keeps its number and its times: the kernel keeps them anyway."""
+async def _move_file(
+    tree: Tree, inode: Inode, target: Inode | None, key: str, condition: Condition, headers: Headers | None
+) -> None:
+    """Move it; a copy with other `headers`, if there are. The inode keeps its number and its times: the kernel keeps
+    them anyway."""
     state = inode.own
     known = inode.known
     if state.mtime_ns is None and known is not None:
         state.mtime_ns = tree.shown(inode).mtime_ns
     replaced = _opened_meanwhile(target, None)
+    if target is None and headers is None and tree.store.renames:
+        with tree.transits.of(inode.key):
+            await _move_bytes(tree, inode, target, key, condition, headers)
+        return
     if replaced is None:
-        await _move_bytes(tree, inode, target, key, headers)
+        await _move_bytes(tree, inode, target, key, condition, headers)
         return
     if replaced.busy:
         # An upload that ends after the copy would undo the rename. Whoever asked for it hears of its failure.
@@ -144,10 +163,13 @@ async def _move_file(tree: Tree, inode: Inode, target: Inode | None, key: str, h
             log.info("upload before a rename onto it failed key=%s reason=%s", escaped(key), error)
     # No upload of the replaced file starts until the new one is in its place.
     assert target is not None
-    await replaced.replaced(partial(_move_bytes, tree, inode, target, key, headers), read_on=target.own.handles > 0)
+    move = partial(_move_bytes, tree, inode, target, key, condition, headers)
+    await replaced.replaced(move, read_on=target.own.handles > 0)
 
 
-async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str, headers: Headers | None) -> None:
+async def _move_bytes(
+    tree: Tree, inode: Inode, target: Inode | None, key: str, condition: Condition, headers: Headers | None
+) -> None:
     state = inode.own
     known = inode.known
     forsaken = _opened_meanwhile(target, None)
@@ -165,7 +187,10 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str, 
 
     async def move(version: Version) -> Version:
         if version.key != key and version.etag not in moves:
-            moves[version.etag] = await move_version(tree, key, version, overtaken=overtaken, headers=headers)
+            if target is None and not moves:
+                moves[version.etag] = await _first(tree, key, version, condition, headers)
+            else:
+                moves[version.etag] = await copy_version(tree, key, version, overtaken=overtaken, headers=headers)
         return moves.get(version.etag, version)
 
     file, base = state.file, None
@@ -191,6 +216,13 @@ async def _move_bytes(tree: Tree, inode: Inode, target: Inode | None, key: str, 
     inode.fresh_until = trio.current_time() + tree.config.metadata_ttl_seconds
     while await overtaken():
         continue
+
+
+async def _first(tree: Tree, key: str, version: Version, condition: Condition, headers: Headers | None) -> Version:
+    """The move to a name that nobody has, as far as we know."""
+    if headers is None and tree.store.renames:
+        return await move_version(tree, key, version)
+    return await copy_version(tree, key, version, condition=condition, headers=headers)
 
 
 def _opened_meanwhile(target: Inode | None, forsaken: File | None) -> File | None:

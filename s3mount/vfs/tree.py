@@ -7,16 +7,20 @@ repetition of that open.
 """
 
 import logging
+import secrets
 import stat
 import time
 from collections.abc import Awaitable, Callable
 from math import inf
+from socket import gethostname
 
 import trio
 
 from s3mount.config import Config
+from s3mount.data.intents import Intent
 from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
+from s3mount.data.undertakings import Undertakings
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
 from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, Special, whole_seconds
@@ -29,6 +33,7 @@ from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.metadata import normalized
 from s3mount.vfs.recall import Recall
 from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
+from s3mount.vfs.transits import Transits
 from s3mount.vfs.walks import Walks
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,7 @@ class Tree:
         *,
         removals: Removals,
         wall_ns: Callable[[], int] = time.time_ns,
+        owner: str = "",
     ) -> None:
         self.store = store
         self.storage = storage
@@ -76,6 +82,10 @@ class Tree:
         )
         self.earlier: Recall | None = None
         self.on_write: Callable[[Directory], None] = lambda _directory: None
+        self.transits = Transits()
+        self.undertakings = Undertakings(
+            store, config.prefix, nursery, owner=owner or secrets.token_hex(16), host=gethostname(), now_ns=wall_ns
+        )
         self.changes = 0
         self.moving: dict[str, int] = {}
         self.deleting = Deleting(
@@ -97,6 +107,11 @@ class Tree:
         self._file_mode = stat.S_IFREG | (config.file_mode & ~config.umask & 0o7777)
         self._dir_mode = stat.S_IFDIR | (config.dir_mode & ~config.umask & 0o7777)
         self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}
+
+    @property
+    def foreign_intents(self) -> tuple[Intent, ...]:
+        """Renames of directories that others have under way, or left half done."""
+        return self.undertakings.foreign
 
     # how an inode is shown
 

@@ -1,14 +1,17 @@
-"""One version goes to another key: a copy of exactly it, then a delete on condition of it.
+"""One version goes to another key: by a rename where the store has it, else by a copy of exactly it and a delete on
+condition of it.
 
-Knows no inode and no directory. A crash or failure between the two leaves both keys, never none.
+Knows no inode and no directory. A crash or failure between copy and delete leaves both keys, never none. A rename is
+conditional on the absence of its target, so that what nobody here has seen is not replaced; who means to replace
+something copies.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
 
 from s3mount.data.version import HalfMoved, Version
-from s3mount.errors import LostReply, PreconditionFailed
-from s3mount.store.base import Condition, Headers, Listed
+from s3mount.errors import LostReply, NotImplementedByStore, PreconditionFailed
+from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers, Listed
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
@@ -19,11 +22,29 @@ async def _never() -> bool:
     return False
 
 
-async def move_version(
+async def move_version(tree: Tree, key: str, version: Version) -> Version:
+    """Move one version to a key that has none. Raises NotFound and PreconditionFailed before anything changed,
+    HalfMoved."""
+    if version.key == key:
+        return version  # an earlier try had done it all
+    if not tree.store.renames:
+        return await copy_version(tree, key, version)
+    moved = Version(key, version.etag, version.size)
+    try:
+        await tree.store.rename(version.key, key, source_etag=version.etag, condition=ABSENT)
+    except NotImplementedByStore:
+        return await copy_version(tree, key, version)
+    except LostReply as error:
+        raise HalfMoved(moved, error) from error
+    return moved
+
+
+async def copy_version(
     tree: Tree,
     key: str,
     version: Version,
     *,
+    condition: Condition = ALWAYS,
     overtaken: Callable[[], Awaitable[bool]] = _never,
     headers: Headers | None = None,
 ) -> Version:
@@ -31,8 +52,8 @@ async def move_version(
     may have been `overtaken` by what another wrote there. Raises NotFound and PreconditionFailed before anything
     changed, HalfMoved."""
     if version.key == key:
-        return version  # an earlier try had done it all
-    stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers)
+        return version
+    stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers, condition=condition)
     while await overtaken():
         # the source is still there
         stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers)

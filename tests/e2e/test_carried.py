@@ -123,7 +123,7 @@ def test_a_file_over_the_copy_limit_is_renamed_by_parts(mounts: Mounts, place: P
     write_pattern(tmp_path / "local", LARGE)
     place.put("f", (tmp_path / "local").read_bytes(), **CARRIED, Tagging=TAGGING)
     with FaultProxy(place.server.endpoint_url) as proxy:
-        mounted = mounts.start("--copy-limit=5MiB", endpoint_url=proxy.endpoint_url)
+        mounted = mounts.start("--copy-limit=5MiB", "--acl=private", endpoint_url=proxy.endpoint_url)
         os.rename(mounted.root / "f", mounted.root / "g")
         assert proxy.counts("g$")["copy_part"] == 3
         assert proxy.counts()["copy"] == 0

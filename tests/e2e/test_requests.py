@@ -148,10 +148,10 @@ def test_an_idle_mount_asks_nothing(proxied: Mounted, proxy: FaultProxy) -> None
     assert paid(proxy) == {}
 
 
-def test_a_rename_is_one_copy_and_one_delete(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
-    """`mv f g` in a freshly listed directory is COPY + DELETE."""
+def test_a_rename_by_copy_is_one_copy_and_one_delete(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
+    """`mv f g` in a freshly listed directory is COPY + DELETE where an option asks for copies."""
     place.put("f", b"content")
-    proxied = mounts.start(endpoint_url=proxy.endpoint_url)
+    proxied = mounts.start("--acl=private", endpoint_url=proxy.endpoint_url)
     listed(proxied, proxy)
     os.rename(proxied.root / "f", proxied.root / "g")
     assert paid(proxy) == {"copy": 1, "delete": 1}

@@ -7,6 +7,7 @@ that a rename ties together are one group, so that content may be at either name
 
 from dataclasses import dataclass
 
+from s3mount.data.intents import intents_prefix
 from s3mount.data.orphans import orphans_prefix
 from tests.memory_store import MemoryStore
 
@@ -16,6 +17,8 @@ WORLDS_MAX = 64
 
 COPIES = orphans_prefix("")
 """What open files need of objects that were unlinked: no world knows it, and the next start leaves none of it."""
+OURS = (COPIES, intents_prefix(""))
+"""Likewise what renames of directories are about to do."""
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class Oracle:
 
     def check(self) -> None:
         """Raises Broken."""
-        unknown = {key for key in self._store.objects.keys() - set(self.paths()) if not key.startswith(COPIES)}
+        unknown = {key for key in self._store.objects.keys() - set(self.paths()) if not key.startswith(OURS)}
         if unknown:
             raise Broken(f"objects that nobody wrote: {sorted(unknown)}")
         for group in self._groups:

@@ -19,6 +19,7 @@ from tests.paper import PaperInMemory
 from tests.unit.files import inline, resting
 
 STAGING_LIMIT_BYTES = 1 << 30
+OWNER = "0123456789abcdef"
 REST_SECONDS = 1000.0
 """Longer than any background work of a process goes on when the store is well."""
 
@@ -38,8 +39,9 @@ async def process(store: ObjectStore, bucket: MemoryStore) -> AsyncIterator[Kern
             journal=journal_of(bucket),
             run_in_thread=inline,
         )
-        fs = FileSystem(store, storage, config, nursery, removals=Removals(PaperInMemory()))
+        fs = FileSystem(store, storage, config, nursery, removals=Removals(PaperInMemory()), owner=OWNER)
         await fs.start()
+        await fs.recover()
         yield Kernel(fs, bucket)
         nursery.cancel_scope.cancel()
 

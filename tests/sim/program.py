@@ -31,6 +31,7 @@ AGAIN: dict[Character, tuple[tuple[float, bool], ...]] = {
 """The further tries: how long after the one before, and whether the store is well by then."""
 PIECE_BYTES = 1024 * 1024
 LOOK_BYTES = 64 * 1024
+DELETIONS = ("delete", "delete_many")
 
 
 @dataclass(slots=True)
@@ -175,11 +176,19 @@ class Program:
         targets = [new + key[len(old) :] for key in keys]
         for key, target in zip(keys, targets, strict=True):
             self._oracle.attempt_rename(key, target)
-        await self._rename(old, new, leaves=new + "/")
-        refused = {hit.key for hit in self._store.hits if hit.operation == "delete"}
+        try:
+            await self._rename(old, new, leaves=new + "/")
+        except S3MountError:
+            for key, target in zip(keys, targets, strict=True):
+                objects = self._kernel.store.objects
+                if key in self._oracle.pending and key not in objects and target in objects:
+                    # It was stored, and went astray with a rename that could not be undone.
+                    self._oracle.pending[target] = self._oracle.pending.pop(key)
+            raise
+        refused = any(hit.operation in DELETIONS for hit in self._store.hits)
         for key, target in zip(keys, targets, strict=True):
             # Objects that the store does not delete stay at their former keys, which the log tells.
-            self._oracle.acknowledge_rename(key, target, leaves_old=key in refused)
+            self._oracle.acknowledge_rename(key, target, leaves_old=refused)
         self._oracle.check()
 
     async def unlink(self, path: str) -> None:
@@ -285,7 +294,7 @@ class Program:
                 self._store.heal()
 
     def _undeleted(self, prefix: str) -> bool:
-        return any(hit.operation == "delete" and hit.key.startswith(prefix) for hit in self._store.hits)
+        return any(hit.operation in DELETIONS and hit.key.startswith(prefix) for hit in self._store.hits)
 
 
 def _resize(content: bytearray, size: int) -> None:

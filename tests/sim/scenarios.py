@@ -1,4 +1,4 @@
-"""The twelve ways of writing that the Nth-failure loop goes through. Each can be run again from its start, whatever a
+"""The ways of writing that the Nth-failure loop goes through. Each can be run again from its start, whatever a
 run before it has left: that is what its program would do after an error.
 """
 
@@ -10,6 +10,7 @@ import trio
 
 from s3mount.config import MIB, S3_PART_MIN_BYTES
 from s3mount.errors import NotEmpty, S3MountError
+from tests.memory_store import Ability
 from tests.sim.program import Opened, Program
 from tests.unit.files import pattern
 
@@ -32,6 +33,7 @@ class Scenario:
     name: str
     act: Callable[[Program], Awaitable[None]]
     before: dict[str, bytes] = field(default_factory=dict)
+    renaming: Ability = "refused"
 
 
 async def create(program: Program) -> None:
@@ -186,4 +188,12 @@ SCENARIOS = (
     Scenario("rename-dirty", rename_dirty, {"dirty": b"what is moved", "target": b"what is replaced"}),
     Scenario("unlink-uploading", unlink_uploading, SMALL),
     Scenario("directory", directory),
+    Scenario("directory-renamed", directory, renaming="kept"),
+    Scenario(
+        "rename-dirty-renamed",
+        rename_dirty,
+        {"dirty": b"what is moved", "target": b"what is replaced"},
+        renaming="kept",
+    ),
+    Scenario("rename-clean-renamed", rename_clean, {"clean": b"what is moved"}, renaming="kept"),
 )

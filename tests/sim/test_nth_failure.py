@@ -20,7 +20,7 @@ from tests.kernel_model import Kernel
 from tests.memory_store import Call, MemoryStore
 from tests.paper import PaperInMemory
 from tests.sim.failing_store import MODES, FailingStore, Mode
-from tests.sim.oracle import COPIES, Broken, Oracle
+from tests.sim.oracle import OURS, Broken, Oracle
 from tests.sim.processes import next_start, process, rest
 from tests.sim.program import LOOK_BYTES, Character, Program
 from tests.sim.scenarios import SCENARIOS, Scenario
@@ -66,7 +66,9 @@ class Run:
         self.scenario = scenario
         self.mode = mode
         self.character = character
-        self.bucket = MemoryStore(clock_ns=_now_ns, latency_seconds=LATENCY_SECONDS, etag_of=_etag_of)
+        self.bucket = MemoryStore(
+            clock_ns=_now_ns, latency_seconds=LATENCY_SECONDS, etag_of=_etag_of, renaming=scenario.renaming
+        )
         for key, content in scenario.before.items():
             self.bucket.place(key, content)
         self.paper = PaperInMemory()
@@ -102,7 +104,7 @@ class Run:
             await self._again(kernel)
         async with next_start(self.store, self.bucket, self.paper):
             assert not self.bucket.uploads
-            assert not self.bucket.keys(COPIES)
+            self._nothing_of_ours()
 
     async def _crash(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -113,9 +115,12 @@ class Run:
             nursery.cancel_scope.cancel()
         self.oracle.pending.clear()
         async with next_start(self.bucket, self.bucket, self.paper) as kernel:
-            assert not self.bucket.keys(COPIES)
+            self._nothing_of_ours()
             await self._settled(kernel, set())
             await self._again(kernel)
+
+    def _nothing_of_ours(self) -> None:
+        assert not any(self.bucket.keys(prefix) for prefix in OURS)
 
     async def _end_at_crash(self, scope: trio.CancelScope) -> None:
         await self.store.crashed.wait()
@@ -164,7 +169,7 @@ class Run:
 
     async def _look(self, call: Call) -> None:
         """Every object that is ever visible is a whole one."""
-        if call.operation in ("put", "complete_upload", "copy", "delete"):
+        if call.operation in ("put", "complete_upload", "copy", "delete", "delete_many", "rename"):
             self.oracle.check()
 
 

@@ -1,0 +1,79 @@
+"""What is below a directory that moves: its keys in the bucket, its inodes here.
+
+No state. Knows no request but LIST, and nothing of the order of a move.
+"""
+
+from typing import NamedTuple
+
+from s3mount.data.file import File
+from s3mount.errors import BadReply, TooMany
+from s3mount.store.base import Listed
+from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import escaped
+from s3mount.vfs.tree import Tree
+
+
+class Copy(NamedTuple):
+    """One object that is at its new key; `renamed`: and at its former one no more."""
+
+    source: Listed
+    target: str
+    etag: str
+    renamed: bool = False
+
+
+async def all_below(tree: Tree, prefix: str) -> list[Listed]:
+    found: list[Listed] = []
+    token: str | None = None
+    limit = tree.config.rename_objects_max
+    while True:
+        page = await tree.store.list_page(prefix, token=token)
+        found.extend(page.objects)
+        if page.token is not None and page.token == token:
+            raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
+        token = page.token
+        if len(found) > limit:
+            raise TooMany(f"more than {limit} objects below {escaped(prefix)}: raise --rename-limit")
+        if token is None:
+            return found
+
+
+def files_below(inode: Inode) -> list[tuple[Inode, File]]:
+    found = []
+    for child in inode.dentries.values():
+        if child.children is not None:
+            found.extend(files_below(child))
+        elif child.state is not None and child.state.file is not None:
+            found.append((child, child.state.file))
+    return found
+
+
+def forget(inode: Inode) -> None:
+    """What was listed below while objects were on their way is not believed."""
+    inode.contents.forget_all()
+    for child in inode.dentries.values():
+        if child.children is not None:
+            forget(child)
+
+
+def repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> None:
+    """Point the inodes below to their new keys; listings of the old ones go."""
+    directory = inode.contents
+    directory.forget_all()
+    directory.prefix = prefix
+    tree.exists(prefix)
+    for name, child in list(inode.dentries.items()):
+        if child.children is not None:
+            repoint(tree, child, f"{prefix}{name}/", copies)
+        elif child.state is None or child.state.file is None:
+            copied = copies.get(child.key)
+            if copied is None and child.key == prefix + name:
+                continue  # moved while it was open
+            if copied is None:
+                tree.inodes.detach(child)
+                continue
+            state = child.own
+            if state.mtime_ns is None:
+                state.mtime_ns = tree.shown(child).mtime_ns
+            state.unsure = True
+            child.known = Listed(copied.target, copied.source.size, copied.etag, copied.source.last_modified_ns)
