@@ -17,7 +17,7 @@ from s3mount.data.describe import describe
 from s3mount.data.file import File
 from s3mount.data.version import Changed, Version
 from s3mount.errors import MetadataFull
-from s3mount.store.base import Headers
+from s3mount.store.base import Headers, ObjectInfo
 from s3mount.vfs.attributes import PLAIN, Caller, Special
 from s3mount.vfs.flags import raise_flag
 from s3mount.vfs.inodes import NO_HEADERS, Inode
@@ -123,17 +123,24 @@ async def announce(tree: Tree, inode: Inode) -> None:
 
 
 def stored(tree: Tree, inode: Inode, file: File) -> None:
-    """The file's object carries `stored_headers` now."""
+    """The file's object, which is `inode.known`, carries `stored_headers` now."""
     state = inode.own
-    assert file.base is not None
-    _stored_as(tree, inode, file.base.etag, file.stored_headers)
+    stored_as(tree, inode, file.stored_headers)
     if file.headers == file.stored_headers:
         state.pending = None
 
 
-def _stored_as(tree: Tree, inode: Inode, etag: str, headers: Headers) -> None:
+def stored_as(tree: Tree, inode: Inode, headers: Headers) -> None:
+    """The object `inode.known` was stored with these headers."""
+    known = inode.known
+    assert known is not None
     inode.special = special_in(tree, headers)
-    inode.own.carried = (etag, headers)
+    inode.own.carried = (known.etag, headers)
+    if tree.config.attributes != "never":
+        # What was told of an object before may look like this one: the same bytes, stored in the same second.
+        date_ns = known.last_modified_ns
+        info = ObjectInfo(known.key, known.size, known.etag, known.last_modified_ns, date_ns, headers)
+        tree.told.note(info, trio.current_time())
 
 
 def undo(tree: Tree, inode: Inode) -> None:
@@ -220,8 +227,7 @@ def carried_by_copy(tree: Tree, inode: Inode, pending: Fields, headers: Headers)
         state.pending = {**{name: pending[name] for name in pending if name not in UNDATED}, **(state.pending or {})}
         carry(tree, inode, file)
         return
-    assert inode.known is not None
-    _stored_as(tree, inode, inode.known.etag, headers)
+    stored_as(tree, inode, headers)
     if file is not None:
         file.headers = headers
         carry(tree, inode, file)

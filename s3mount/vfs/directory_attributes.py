@@ -62,7 +62,7 @@ async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
             continue
         if condition is not ABSENT or headers is not former:
             directory.flag, directory.flag_at = True, trio.current_time()
-        inode.special = special_in(tree, headers, kind=stat.S_IFDIR)
+        told(tree, inode, headers)
         return
     raise Unavailable(f"{inode.path}: others change its attributes again and again")
 
@@ -73,7 +73,14 @@ async def look_at_directory(tree: Tree, inode: Inode) -> None:
         headers = (await tree.store.head(inode.contents.prefix + FLAG)).headers
     except NotFound:
         headers = FLAG_HEADERS
+    told(tree, inode, headers)
+
+
+def told(tree: Tree, inode: Inode, headers: Headers) -> None:
+    """The directory's flag carries these headers, if there is one."""
     inode.special = special_in(tree, headers, kind=stat.S_IFDIR)
+    known = tree.told.note_directory(inode.contents.prefix, inode.special, trio.current_time())
+    inode.exact_until = known.until
 
 
 async def _flag_parent(tree: Tree, parent: Inode) -> None:

@@ -13,10 +13,10 @@ import trio
 from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
-from s3mount.vfs.attributes import PLAIN, Caller, Fh
+from s3mount.vfs.attributes import Caller, Fh
 from s3mount.vfs.carrying import Fields, born, headers_with, show, special_in
-from s3mount.vfs.directory_attributes import describe_new
-from s3mount.vfs.flags import is_kept_beside, learn_flag, lower_flag, note_flag, raise_flag, restore_flag
+from s3mount.vfs.directory_attributes import describe_new, told
+from s3mount.vfs.flags import FLAG_HEADERS, is_kept_beside, learn_flag, lower_flag, note_flag, raise_flag, restore_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
@@ -150,15 +150,13 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     inode = tree.inodes.bind_directory(parent, text, started + tree.config.metadata_ttl_seconds)
     directory = inode.contents
     directory.marker = True
-    if not directory.pages:
+    fresh = not directory.pages
+    if fresh:
         # The name was absent a moment ago, so nothing is in there but what comes through us.
         directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
-    if described is not None:
-        directory.flag, directory.flag_at = True, started
-        inode.special = special_in(tree, described, kind=stat.S_IFDIR)
-    else:
-        inode.special = PLAIN
-        note_flag(directory, started, stored.last_modified_ns, present=False)
+    if fresh or described is not None:
+        note_flag(directory, started, stored.last_modified_ns, present=described is not None)
+    told(tree, inode, FLAG_HEADERS if described is None else described)
     own(tree, inode, fields)
     return inode
 

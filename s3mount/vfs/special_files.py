@@ -13,7 +13,7 @@ import trio
 from s3mount.errors import Exists, Invalid, NameTooLong, NotPermitted, NotSupported, PreconditionFailed, S3MountError
 from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import Caller
-from s3mount.vfs.carrying import born, headers_with, show, special_in
+from s3mount.vfs.carrying import born, headers_with, show, stored_as
 from s3mount.vfs.flags import raise_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import new_name
@@ -71,9 +71,8 @@ async def _store(tree: Tree, parent: Inode, name: bytes, body: bytes, fields: Ma
     state = inode.own
     inode.lookups += 1
     inode.known = Listed(key, len(body), stored.etag, stored.last_modified_ns)
-    inode.special = special_in(tree, headers)
     state.unsure = True
-    state.carried = (stored.etag, headers)
+    stored_as(tree, inode, headers)
     show(inode, fields)
     state.mtime_ns = state.ctime_ns = state.atime_ns = tree.wall_ns()
     tree.note(parent, text, inode.known)

@@ -939,3 +939,19 @@ async def test_with_attributes_always_entries_get_no_flag(tmp_path: Path) -> Non
         await kernel.close(fh)
         assert store.keys() == ["f", "g"]
         assert metadata(store, "g") == {"mode": mode_text(0o600)}
+
+
+@run_virtual
+async def test_what_was_stored_here_is_shown_when_the_kernel_has_forgotten_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.mkdir("d", 0o700)
+        await kernel.write("d/f", b"x")
+        await kernel.mkdir("d/e")
+        for mode in (0o1700, 0o1711, 0o1755):
+            for path in ("d", "d/e", "d/f"):
+                await chmod(kernel, path, mode)
+            await trio.sleep(1.5)
+            kernel.drop_caches()
+            for path in ("d", "d/e", "d/f"):
+                assert stat.S_IMODE((await kernel.stat(path)).mode) == mode
