@@ -64,7 +64,9 @@ def outlive() -> None:
 
 
 def replace(path: str, body: bytes) -> None:
-    """What a foreign PUT is on a local disk: another file of that name."""
+    """What a foreign PUT is on a local disk: another file of that name, with the attributes that nobody chose."""
     with open(f"{path}.elsewhere", "wb") as file:
         file.write(body)
+        os.fchown(file.fileno(), os.getuid(), os.getgid())
+        os.fchmod(file.fileno(), 0o644)
     os.replace(f"{path}.elsewhere", path)
