@@ -257,3 +257,37 @@ def test_stored_attributes_win_over_options(mounts: Mounts) -> None:
     for name, (mode, uid) in expected.items():
         found = (second.root / name).stat()
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (mode, uid), name
+
+
+@pytest.mark.parametrize(
+    "before", ["renamed over", "in the place of one that moved", "removed and made again", "changed"]
+)
+def test_a_directory_in_anothers_place_has_its_own_attributes(mount: Mounted, before: str) -> None:
+    """What was known of a directory's owner and mode ends with the directory, in listings too, that come at once."""
+    root = mount.root
+    for name, uid in (("new", 1001), ("old", 1002)):
+        (root / name).mkdir()
+        os.chown(root / name, uid, uid)
+        (root / name).chmod(0o711)
+    (root / "new/f").write_bytes(b"content")
+    mount.remount()
+    succeed("ls", "-l", root)
+    expected = (0o711, 1001, 1001)
+    if before == "renamed over":
+        os.rename(root / "new", root / "old")
+    elif before == "in the place of one that moved":
+        os.rename(root / "old", root / "elsewhere")
+        os.rename(root / "new", root / "old")
+    elif before == "changed":
+        os.chown(root / "old", 1001, 1001)
+    else:
+        os.rmdir(root / "old")
+        (root / "old").mkdir()
+        expected = (0o755, os.getuid(), os.getgid())
+    for remounts in range(2):
+        if remounts:
+            mount.remount()
+        for _ in range(2):
+            found = (root / "old").stat()
+            assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == expected
+            succeed("ls", "-l", root)
