@@ -30,6 +30,8 @@ BUCKET = "names"
 TURN_SECONDS = 900.0
 POLL_SECONDS = 0.02
 PROBE_SECONDS = 3.0
+SETTLE_SECONDS = 3.0
+"""What was stored less than two seconds ago is looked at entry by entry: none of these directories is that new."""
 LINK_SECONDS = 0.020
 LINK_BYTES_PER_SECOND = 200e6
 ENTRIES = 10_000
@@ -178,6 +180,7 @@ class Bench:
         self.made += 1
         name = f"{key}{self.made}"
         fill(self.place, [f"{name}/{below}" for below in task.holds()])
+        time.sleep(SETTLE_SECONDS)
         return name
 
     def run(self, key: str, system: System, environment: dict[str, str]) -> float:
