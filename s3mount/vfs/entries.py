@@ -217,6 +217,7 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
     await _delete_directory(tree, inode)
     directory.removed = True
     tree.listings.prefix_removed(directory.prefix, trio.current_time())
+    tree.told.forget_directory(directory.prefix)
     directory.forget_all()
     gone(tree, parent, text, inode)
     _uncover_twin(parent, text)

@@ -87,8 +87,11 @@ async def rename(
             carried_by_copy(tree, inode, *lent)
         entry = LOCAL if inode.known is None else inode.known
     else:
-        await tree.deleting.settle_below(inode.contents.prefix)
+        former = inode.contents.prefix
+        await tree.deleting.settle_below(former)
         await _move_directory(tree, inode, target, key)
+        for prefix in (former, key):
+            tree.told.forget_below(prefix)
         entry = DIRECTORY
     if target is not None and target.directory is not None:
         target.directory.removed = True

@@ -73,6 +73,11 @@ class Told:
     def forget_directory(self, prefix: str) -> None:
         self._known.pop((prefix, "", 0), None)
 
+    def forget_below(self, prefix: str) -> None:
+        """The directory at this prefix, and all below it, are others now."""
+        for version in [version for version in self._known if not version[1] and version[0].startswith(prefix)]:
+            del self._known[version]
+
     def _find(self, version: tuple[str, str, int], now: float) -> Known | None:
         known = self._known.get(version)
         if known is None:

@@ -476,6 +476,31 @@ async def test_a_directory_moves_with_its_flags_which_are_there_before_what_they
         assert (await kernel.stat("e/d/sub/f")).mode == stat.S_IFREG | 0o600
 
 
+@pytest.mark.parametrize("onto", ["an empty directory", "the place of one that moved"])
+@run_virtual
+async def test_what_was_told_of_a_directory_ends_with_it(tmp_path: Path, onto: str) -> None:
+    store = MemoryStore()
+    put(store, FLAG)
+    put(store, f"new/{FLAG}", b"", {"uid": "1"})
+    put(store, f"new/sub/{FLAG}", b"", {"uid": "3"})
+    put(store, "new/sub/f", b"x")
+    put(store, f"old/{FLAG}", b"", {"uid": "2"})
+    put(store, f"old/sub/{FLAG}", b"", {"uid": "4"})
+    if onto == "an empty directory":
+        store.remove(f"old/sub/{FLAG}")
+    async with mounted(store, tmp_path) as kernel:
+        for path in ("new", "new/sub", "old", "old/sub"):
+            if path != "old/sub" or onto != "an empty directory":
+                await kernel.stat(path)
+        kernel.drop_caches()
+        if onto != "an empty directory":
+            await kernel.rename("old", "elsewhere")
+        await kernel.rename("new", "old")
+        kernel.drop_caches()
+        assert (await kernel.stat("old")).uid == 1
+        assert (await kernel.stat("old/sub")).uid == 3
+
+
 @run_virtual
 async def test_a_directory_moved_onto_an_empty_one_does_not_get_its_attributes(tmp_path: Path) -> None:
     store = MemoryStore()
