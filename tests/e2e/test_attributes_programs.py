@@ -47,7 +47,7 @@ def make_source(root: Path) -> None:
         os.chown(root / "run", 1001, 1002)
         os.lchown(root / "link", 1001, 1002)
         os.chown(root / "d/e", 1001, 0)
-    for number, path in enumerate(sorted(root.rglob("*"), reverse=True)):
+    for number, path in enumerate([*sorted(root.rglob("*"), reverse=True), root]):
         os.utime(path, ns=(OLD_NS, OLD_NS + number * 1_000_000_007), follow_symlinks=False)
 
 

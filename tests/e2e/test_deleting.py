@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.material import in_threads
-from tests.e2e.mounting import Mounts, Place, finish, hear, python, run, succeed
+from tests.e2e.mounting import Mounts, Place, finish, grow_old, hear, python, run, succeed
 from tests.proxy import FaultProxy, Rule
 from tests.servers import Server, boto, make_bucket
 
@@ -52,6 +52,7 @@ def test_rm_r_of_a_thousand_files_costs_at_most_twenty_requests(
 ) -> None:
     """On a mount that has seen nothing of the directory, its listing included."""
     fill(place, *[f"d/f{number:04}" for number in range(1000)], *(["d/"] if marked else []))
+    grow_old()
     proxied = mounts.start(endpoint_url=proxy.endpoint_url)
     counted(proxy)
     succeed("rm", "-r", proxied.root / "d")
@@ -66,6 +67,7 @@ def test_rm_r_of_a_tree_costs_at_most_four_requests_a_directory(
 ) -> None:
     """N/1000 + 4 D, and eight deletions that prove that it may be done."""
     fill(place, *[f"t/d{number % 30:02}/f{number:03}" for number in range(600)])
+    grow_old()
     proxied = mounts.start(endpoint_url=proxy.endpoint_url)
     counted(proxy)
     succeed("rm", "-r", proxied.root / "t")
@@ -172,6 +174,7 @@ def test_a_lost_reply_of_a_batch_is_no_failure(mounts: Mounts, proxy: FaultProxy
 def test_with_unlink_sync_each_file_is_gone_when_rm_returns(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
     """For queues: who removes a file from there must have removed it."""
     fill(place, "d/", *[f"d/f{number:02}" for number in range(20)])
+    grow_old()
     proxied = mounts.start("--unlink=sync", endpoint_url=proxy.endpoint_url)
     names = sorted(os.listdir(proxied.root / "d"))
     counted(proxy)

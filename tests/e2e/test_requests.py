@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.e2e.material import MIB, in_threads, object_difference, write_pattern
-from tests.e2e.mounting import Mounted, Mounts, Place, succeed
+from tests.e2e.mounting import Mounted, Mounts, Place, grow_old, succeed
 from tests.proxy import FaultProxy, Seen
 from tests.servers import boto
 
@@ -60,7 +60,7 @@ def test_a_cold_path_costs_two_requests_a_directory(mounts: Mounts, proxy: Fault
 def test_a_listing_costs_a_request_per_thousand_names(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
     """`ls` and `ls -l` of 2,500 entries are 3 LIST and nothing else, and again within the lifetime nothing."""
     in_threads(lambda number: place.put(f"d/f{number:05}"), range(2500), threads=16)
-    time.sleep(3.1)  # younger entries are asked for: their directory may have been flagged meanwhile
+    grow_old()
     proxied = mounts.start(endpoint_url=proxy.endpoint_url)
     (proxied.root / "d").stat()
     paid(proxy)

@@ -90,7 +90,8 @@ def test_a_copy_that_fails_after_its_200_moves_nothing(
     place.put("f", b"source" * 1000)
     if target is not None:
         place.put("g", target)
-    mounted = mounts.start(endpoint_url=proxy.endpoint_url)
+    # With an option for what is stored, files move by copies, be it that the store renames.
+    mounted = mounts.start("--acl=private", endpoint_url=proxy.endpoint_url)
     mounted.expect("request failed operation=rename errno=EIO")
     proxy.add(Rule(fault="answer", kind="copy", status=200, body=ERROR))
     before = mounted.log

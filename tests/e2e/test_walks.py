@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.fill import fill
-from tests.e2e.mounting import Mounted, Mounts, Place, succeed
+from tests.e2e.mounting import Mounts, Place, grow_old, succeed
 from tests.e2e.test_requests import paid
 from tests.proxy import FaultProxy
 
@@ -67,6 +67,7 @@ def test_copying_a_tree_out_costs_the_walk_and_a_get_for_each_file(
     """`cp -r` of 300 files in 100 directories: a few LIST, no HEAD of a file with content."""
     for number in range(300):
         place.put(f"t/d{number // 3:03}/f{number}", b"content %d" % number)
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     paid(proxy)
     succeed("cp", "-r", mounted.root / "t", tmp_path / "copy")
@@ -90,10 +91,11 @@ def test_a_huge_directory_beside_the_path_of_a_walk_is_not_listed(
     assert counts["list"] <= 7, counts
 
 
-def test_a_page_that_ends_with_a_directory_loses_no_name_behind_it(mount: Mounted, place: Place) -> None:
+def test_a_page_that_ends_with_a_directory_loses_no_name_behind_it(mounts: Mounts, place: Place) -> None:
     """SeaweedFS tells the directory `m` before `m!`; 1,000 entries end with `m`."""
     names = [f"a{number:04}" for number in range(999)]
     fill(place, [*(f"t/{name}" for name in names), "t/m/x", "t/m!", "t/n/x"])
+    mount = mounts.start()
     assert sorted(os.listdir(mount.root / "t")) == sorted([*names, "m", "m!", "n"])
     assert succeed("find", mount.root / "t", "-type", "f").count("\n") == 1002
 
