@@ -182,6 +182,7 @@ class Directory:
     def landed(self, name: str) -> None:
         """A pending name is settled: answers under way may have been given before it was."""
         self.pending.discard(name)
+        self.listings.shelf.changed(self.prefix, name)
         for overlay in self._overlays.values():
             overlay.setdefault(name, None)
 

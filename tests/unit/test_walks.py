@@ -12,6 +12,7 @@ import trio
 from s3mount.config import MIB
 from s3mount.errors import AccessDenied, NoEntry
 from s3mount.store.base import Listed, Page
+from s3mount.vfs.deleting import PROOFS
 from s3mount.vfs.keys import TWIN_SUFFIX
 from s3mount.vfs.subtree import read_walk
 from tests.kernel_model import Kernel, mounted
@@ -492,3 +493,27 @@ async def test_without_a_lifetime_nothing_is_fetched_for_a_walk(tmp_path: Path) 
     async with mounted(store, tmp_path, metadata_ttl_seconds=0.0, memory_limit_bytes=64 * MIB) as kernel:
         assert len(await find(kernel)) == 61
         assert store.counts["list"] >= 22
+
+
+@run_virtual
+async def test_a_page_that_was_under_way_when_a_deletion_landed_does_not_bring_the_name_back(tmp_path: Path) -> None:
+    store = bucket([*tree_of(10, 3), "t/d0005/", *(f"x/f{number}" for number in range(PROOFS + 1))])
+    async with mounted(store, tmp_path) as kernel:
+        for number in range(PROOFS):
+            await kernel.unlink(f"x/f{number}")
+        await kernel.listdir("t")
+        await kernel.listdir("t/d0000")
+        await kernel.unlink("t/d0005/f000")
+        assert "t/d0005/f000" in store.objects  # written down, and not sent yet
+
+        async def dawdle(call: Call) -> None:
+            if call.operation == "list" and call.key == "t/":
+                await trio.sleep(2)  # the answer was given before
+
+        store.after = dawdle
+        for number in (1, 2, 3):
+            await kernel.listdir(f"t/d{number:04}")
+        assert "t/d0005/f000" not in store.objects
+        kernel.expire()
+        assert await kernel.listdir("t/d0005") == ["f001", "f002"]
+        assert not await kernel.exists("t/d0005/f000")
