@@ -54,6 +54,8 @@ NOBODYS = f"{RESERVED}-moved"
 
 async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
     """Move all keys below, open files and files that are not in the bucket yet included."""
+    # From there to `tree.moving`, where nothing is deferred any more, there is no checkpoint.
+    await tree.deleting.settle_below(inode.contents.prefix)
     former = inode.contents.prefix
     progress = Progress(former, prefix)
     move = DirectoryMove(tree, inode, former, prefix, progress)

@@ -63,9 +63,8 @@ async def rename(
         # What a listing told may be older than another client's file of that name.
         new_parent.contents.forget_all()
         raise Exists(f"{new_parent.path}/{new}")
-    for directory in (inode.directory, None if target is None else target.directory):
-        if directory is not None:
-            await tree.deleting.settle_below(directory.prefix)
+    if target is not None and target.directory is not None:
+        await tree.deleting.settle_below(target.directory.prefix)
     await _check_target(tree, inode, target, new_parent)
     if new_parent is not old_parent:
         await keep_directory(tree, old_parent, old)
@@ -88,7 +87,6 @@ async def rename(
         entry = LOCAL if inode.known is None else inode.known
     else:
         former = inode.contents.prefix
-        await tree.deleting.settle_below(former)
         await _move_directory(tree, inode, target, key)
         for prefix in (former, key):
             tree.told.forget_below(prefix)

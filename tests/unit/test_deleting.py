@@ -584,3 +584,25 @@ async def test_two_processes_delete_one_tree(tmp_path: Path) -> None:
         await kernel.rmdir("t")
         await trio.sleep(1)
         assert store.keys() == []
+
+
+@run_virtual
+async def test_what_is_unlinked_while_a_rename_replaces_a_flagged_directory_does_not_come_back(tmp_path: Path) -> None:
+    store = filled(PROOFS + 2)
+    store.place("d/")
+    store.place("e/")
+    store.place("e/.s3mount-attrs")
+    async with mounted(store, tmp_path) as kernel:
+        names = await kernel.listdir("d")
+        for name in names[:PROOFS]:
+            await kernel.unlink(f"d/{name}")
+
+        async def unlink(call: Call) -> None:
+            if call.operation == "delete" and call.key == "e/.s3mount-attrs":
+                await kernel.unlink(f"d/{names[-1]}")
+
+        store.after = unlink
+        await kernel.rename("d", "e")
+        await trio.sleep(10)
+        assert await kernel.listdir("e") == names[PROOFS:-1]
+    assert store.keys() == ["e/", f"e/{names[PROOFS]}"]
