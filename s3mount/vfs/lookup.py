@@ -136,13 +136,14 @@ def _is_flagged(tree: Tree, prefix: str, below: Page) -> bool:
 async def _ask(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
     directory = parent.contents
     prefix = directory.prefix + name
-    changes_before, transits_before = tree.changes, tree.transits.begun
+    changes_before = tree.changes
     asked = trio.current_time()
     with directory.overlay() as changes:
-        answer = await ask_store(tree, prefix)
-        if tree.transits.begun != transits_before:
+        with tree.transits.watched(prefix) as watch:
+            answer = await ask_store(tree, prefix)
+        if watch.crossed:
             await tree.transits.passed(prefix)
-            return await _ask(tree, parent, name)  # it may have been on its way
+            return await _ask(tree, parent, name)
         if directory.prefix + name != prefix:
             return await _ask(tree, parent, name)  # the directory was moved meanwhile
         entry: Entry | None = None

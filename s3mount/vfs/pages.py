@@ -29,15 +29,15 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
     with directory.overlay() as changes:
         while True:
             await tree.transits.passed(prefix)
-            begun = tree.transits.begun
-            page = await tree.store.list_page(
-                prefix,
-                delimiter="/",
-                start_after=prefix + start if start != BEGIN and token is None else "",
-                token=token,
-            )
-            if tree.transits.begun != begun:
-                continue  # keys may have been on their way
+            with tree.transits.watched(prefix) as watch:
+                page = await tree.store.list_page(
+                    prefix,
+                    delimiter="/",
+                    start_after=prefix + start if start != BEGIN and token is None else "",
+                    token=token,
+                )
+            if watch.crossed:
+                continue
             if directory.prefix != prefix:
                 break
             piece = read_page(prefix, page, start, carry or {})

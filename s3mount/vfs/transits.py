@@ -22,14 +22,29 @@ class Progress:
     total: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Watch:
+    """A question about a key, or about what is directly below one that ends with '/'. `crossed`: a move began
+    meanwhile that the answer may have seen half of."""
+
+    asked: str
+    crossed: bool = False
+
+    def concerns(self, moved: str) -> bool:
+        below = self.asked if self.asked.endswith("/") or not self.asked else self.asked + "/"
+        if moved == self.asked or moved[: moved.rfind("/", 0, -1) + 1] == below:
+            return True
+        return moved.endswith("/") and below.startswith(moved)
+
+
 class Transits:
-    """See the module. `begun` counts: who sees it change while asking has asked too early."""
+    """See the module."""
 
     def __init__(self) -> None:
-        # The mutable state: what is set when the move of a key, or of all keys below a prefix, is over; moves under
-        # way by the former prefix.
+        # The mutable state: what is set when the move of a key, or of all keys below a prefix, is over; questions under
+        # way; moves under way by the former prefix.
         self._over: dict[str, trio.Event] = {}
-        self.begun = 0
+        self._watches: set[Watch] = set()
         self.progress: dict[str, Progress] = {}
 
     def __repr__(self) -> str:
@@ -38,13 +53,24 @@ class Transits:
     @contextmanager
     def of(self, key: str) -> Iterator[None]:
         """Inside the block this key, or what is below it if it ends with '/', is on its way."""
-        self.begun += 1
+        for watch in self._watches:
+            watch.crossed = watch.crossed or watch.concerns(key)
         over = self._over[key] = trio.Event()
         try:
             yield
         finally:
             del self._over[key]
             over.set()
+
+    @contextmanager
+    def watched(self, asked: str) -> Iterator[Watch]:
+        """Inside the block the store is asked. Moves elsewhere are none of its business: there may always be some."""
+        watch = Watch(asked)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.remove(watch)
 
     @contextmanager
     def shown(self, progress: Progress) -> Iterator[None]:

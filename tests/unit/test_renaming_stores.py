@@ -383,3 +383,33 @@ async def test_a_file_changed_elsewhere_is_moved_as_it_is_now(tmp_path: Path) ->
         store.place("g", b"three")
         with pytest.raises(Stale):
             await kernel.fs.open(ino, os.O_RDONLY)
+
+
+@run_virtual
+async def test_renames_elsewhere_without_a_pause_hold_up_neither_a_listing_nor_a_lookup(tmp_path: Path) -> None:
+    store = MemoryStore(renaming="kept")
+    for key in ("d/a", "d/b", *(f"other{number}/f" for number in range(16))):
+        store.place(key, b"x")
+    seconds = {"list": 0.05, "head": 0.05, "rename": 0.01}
+
+    async def take_time(call: Call) -> None:
+        await trio.sleep(seconds[call.operation])
+
+    async with mounted(store, tmp_path) as kernel, trio.open_nursery() as nursery:
+
+        async def rename_on_and_on(number: int) -> None:
+            here, there = f"other{number}/f", f"other{number}/g"
+            while True:
+                await kernel.rename(here, there)
+                here, there = there, here
+
+        store.before = take_time
+        for number in range(16):
+            nursery.start_soon(rename_on_and_on, number)
+            await trio.sleep(0.01)
+        with trio.fail_after(5):
+            assert await kernel.listdir("d") == ["a", "b"]
+            assert not await kernel.exists("e/x")
+            await trio.sleep(2)
+            assert await kernel.exists("d/a")
+        nursery.cancel_scope.cancel()
