@@ -54,7 +54,7 @@ NOBODYS = f"{RESERVED}-moved"
 
 async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
     """Move all keys below, open files and files that are not in the bucket yet included."""
-    # From there to `tree.moving`, where nothing is deferred any more, there is no checkpoint.
+    # Between its end and `tree.moving`, which lets nothing be deferred any more, there is no checkpoint.
     await tree.deleting.settle_below(inode.contents.prefix)
     former = inode.contents.prefix
     progress = Progress(former, prefix)
@@ -79,7 +79,7 @@ class DirectoryMove:
 
     The state: `copies` by the former key, the inodes `moved` through their File with former and new key, the marker
     written for a directory that had no key, the intent and what it says of each object, how many copies with an etag of
-    their own it does not tell yet.
+    their own it does not tell yet, whether programs wait for what is on its way.
     """
 
     def __init__(self, tree: Tree, inode: Inode, former: str, prefix: str, progress: Progress) -> None:
@@ -94,6 +94,12 @@ class DirectoryMove:
         self._intent: Intent | None = None
         self._sources: dict[str, Source] = {}
         self._unrecorded = 0
+        self._in_transit = tree.store.renames
+
+    @property
+    def _renames(self) -> bool:
+        """Whether keys are renamed: never when programs were not told to wait, whatever was found out since."""
+        return self._in_transit and self._tree.store.renames
 
     async def bring_all(self) -> None:
         """Bring everything to its new key, until nothing was changed since the listing. Raises Busy when that goes on
@@ -130,7 +136,7 @@ class DirectoryMove:
         if self._intent is not None:
             self._intent = await tree.undertakings.record(self._intent, self._known(), "moving")
         elif len(self._sources) >= INTENT_OBJECTS_MIN:
-            if not tree.store.renames:
+            if not self._renames:
                 await tree.store.delete(self._former + NOBODYS)  # may we?
             self._intent = await tree.undertakings.begin(self._former, self._prefix, self._sources)
 
@@ -193,7 +199,7 @@ class DirectoryMove:
                 self.copies[listed.key] = Copy(listed, target, stored.etag)
                 return
             # A flag is copied: the one at the former key goes last.
-            if store.renames and not speaks_of_others(listed.key):
+            if self._renames and not speaks_of_others(listed.key):
                 condition = ABSENT if before is None else Condition(etag=before.etag)
                 try:
                     await store.rename(listed.key, target, source_etag=listed.etag, condition=condition)
@@ -208,7 +214,7 @@ class DirectoryMove:
                 await self._record_copy()
         except LostReply:
             # It may be there, and most likely with the etag of its source.
-            renamed = store.renames and not speaks_of_others(listed.key)
+            renamed = self._renames and not speaks_of_others(listed.key)
             self.copies[listed.key] = Copy(listed, target, listed.etag, renamed=renamed)
             raise
 

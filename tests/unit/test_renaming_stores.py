@@ -413,3 +413,21 @@ async def test_renames_elsewhere_without_a_pause_hold_up_neither_a_listing_nor_a
             await trio.sleep(2)
             assert await kernel.exists("d/a")
         nursery.cancel_scope.cancel()
+
+
+@run_virtual
+async def test_a_store_that_is_found_to_rename_while_a_directory_is_copied_is_sent_copies_to_the_end(
+    tmp_path: Path,
+) -> None:
+    """Programs have not been told to wait: each file is at its former key until all are at their new one."""
+    store = directory(40)
+    store.renames = False
+    async with mounted(store, tmp_path) as kernel:
+
+        async def found() -> None:
+            store.renames = True
+
+        store.after = once("copy", found)
+        await kernel.rename("d", "e")
+        assert store.counts["rename"] == 0
+        assert (len(store.keys("e/")), store.keys("d/")) == (41, [])
