@@ -9,6 +9,7 @@ answered.
 import stat
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 import trio
 
@@ -77,7 +78,8 @@ class FileSystem:
         """Finish the renames of directories that an earlier daemon of this instance, told by `owner`, was killed in.
         Raises nothing."""
         for intent in await self._tree.undertakings.recover():
-            self._tree.listings.prefix_removed(intent.former, trio.current_time())
+            # Known long ago: what was changed meanwhile is there still, and so is what was given up.
+            self._tree.listings.prefix_removed(intent.former, -inf)
             for inode in self._inodes:
                 if inode.directory is not None:
                     inode.directory.forget_all()

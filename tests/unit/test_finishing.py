@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -339,3 +340,19 @@ def test_an_instance_keeps_its_word_and_two_have_different_ones(tmp_path: Path) 
     assert owner(tmp_path / "a") == word != owner(tmp_path / "b")
     (tmp_path / "a/owner").write_bytes(b"\xff garbled")
     assert owner(tmp_path / "a") not in (word, "")
+
+
+@pytest.mark.parametrize("phase", ["moving", "undoing"])
+@run_virtual
+async def test_a_directory_that_still_has_something_after_a_recovery_is_seen_at_once(
+    tmp_path: Path, phase: Phase
+) -> None:
+    store = bucket()
+    async with mounted(store, tmp_path, prefix="p/") as kernel:
+        undertakings = kernel.fs._tree.undertakings
+        intent = replace(intent_of(store, phase), key=f"p/.s3mount/intents/{undertakings._owner}-1")
+        store.place(intent.key, encode(intent))
+        store.place("p/d/a", b"changed since")
+        await kernel.fs.recover()
+        assert "d" in await kernel.listdir()
+        assert "a" in await kernel.listdir("d")
