@@ -42,6 +42,7 @@ class Undertakings:
     ) -> None:
         # The mutable state: what the docstring names; the keys of those that this process has begun and not ended.
         self._store = store
+        self._prefix = prefix
         self._root = intents_prefix(prefix)
         self._nursery = nursery
         self._owner = owner
@@ -161,7 +162,12 @@ class Undertakings:
 
     async def _read(self, listed: Listed) -> Intent | None:
         try:
-            return decode(listed.key, await self._fetch(listed, listed.size))
+            intent = decode(listed.key, await self._fetch(listed, listed.size))
+            # Others may write here who may not write elsewhere: what they forge is not done for them.
+            for place in (intent.former, intent.target):
+                if not place.startswith(self._prefix) or not place.endswith("/") or place == self._prefix:
+                    raise ValueError(f"about {place!r}")
+            return intent
         except (ValueError, TypeError, NotFound) as error:
             log.warning("intent of our own cannot be read and is left alone key=%r reason=%s", listed.key, error)
         return None

@@ -356,3 +356,18 @@ async def test_a_directory_that_still_has_something_after_a_recovery_is_seen_at_
         await kernel.fs.recover()
         assert "d" in await kernel.listdir()
         assert "a" in await kernel.listdir("d")
+
+
+@run_virtual
+async def test_an_intent_about_keys_outside_of_the_mount_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever may write below the prefix shall not have us move what he may not."""
+    store = bucket()
+    intent = intent_of(store)
+    for number, (former, target) in enumerate([("q/", "p/e/"), ("p/d/", "q/"), ("", "p/e/"), ("p/d", "p/e/")]):
+        key = f"p/.s3mount/intents/mine-{number}"
+        store.place(key, encode(replace(intent, key=key, former=former, target=target)))
+    before = dict(store.objects)
+    async with undertakings(store) as started:
+        assert await started.recover() == []
+    assert store.objects == before
+    assert "cannot be read" in caplog.text
