@@ -3,8 +3,9 @@
 A deletion is written down before it is acknowledged, and struck off when it is settled: done, or given up because the
 object is another one by now, or because the store refused, which is told otherwise. What a daemon that died has left is
 finished by the next start, before it serves: once programs can write, an object with the etag of a deleted one may be
-theirs. Only an object whose etag is the one that was deleted goes; what cannot be finished is given up, and the log
-says so. Lines are as in `journal`, without fsync: they survive the death of the process. Knows no directory.
+theirs. Only an object that has the etag and, where that is known, the age of the deleted one goes: one that another
+client has put back byte for byte is younger. What cannot be finished is given up, and the log says so. Lines are as in
+`journal`, without fsync: they survive the death of the process. Knows no directory.
 """
 
 import logging
@@ -16,7 +17,7 @@ import trio
 from s3mount.data.journal import Paper
 from s3mount.data.lines import line_of, records_in
 from s3mount.errors import NotFound, PreconditionFailed, S3MountError
-from s3mount.store.base import ObjectStore
+from s3mount.store.base import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,20 @@ FINISH_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One deletion: of the object at `key` that has this etag."""
+    """One deletion: of the object at `key` that has this etag and Last-Modified, since the epoch; 0: not known."""
 
     number: int
     key: str
     etag: str
+    modified_seconds: int = 0
+
+    @property
+    def line(self) -> bytes:
+        return line_of({"delete": self.number, "key": self.key, "etag": self.etag, "modified": self.modified_seconds})
+
+    def still(self, found: ObjectInfo) -> bool:
+        """Whether this is what was deleted."""
+        return found.etag == self.etag and self.modified_seconds in (0, found.last_modified_ns // 10**9)
 
 
 class Removals:
@@ -57,12 +67,12 @@ class Removals:
     def __len__(self) -> int:
         return len(self._live)
 
-    def begin(self, key: str, etag: str) -> int:
+    def begin(self, key: str, etag: str, modified_seconds: int = 0) -> int:
         """Write a deletion down; its number. Raises OSError: it must not be acknowledged then."""
-        removal = Removal(self._last + 1, key, etag)
+        removal = Removal(self._last + 1, key, etag, modified_seconds)
         if self._cut:
             self._rewrite()
-        self._append(line_of({"delete": removal.number, "key": key, "etag": etag}))
+        self._append(removal.line)
         self._last = removal.number
         self._live[removal.number] = removal
         return removal.number
@@ -89,9 +99,7 @@ class Removals:
         self._size += len(line)
 
     def _rewrite(self) -> None:
-        live = self._live.values()
-        lines = [line_of({"delete": removal.number, "key": removal.key, "etag": removal.etag}) for removal in live]
-        self._paper.rewrite(b"".join(lines))
+        self._paper.rewrite(b"".join(removal.line for removal in self._live.values()))
         self._size = 0
         self._cut = False
 
@@ -100,7 +108,8 @@ def _read(content: bytes) -> dict[int, Removal]:
     found: dict[int, Removal] = {}
     for record in records_in(content):
         if "delete" in record:
-            found[record["delete"]] = Removal(record["delete"], record["key"], record["etag"])
+            number, key, etag = record["delete"], record["key"], record["etag"]
+            found[number] = Removal(number, key, etag, record.get("modified", 0))
         for number in record.get("settled", ()):
             found.pop(number, None)
     return found
@@ -122,13 +131,13 @@ async def finish(store: ObjectStore, removals: Removals) -> None:
         async with limit:
             try:
                 # Not every store keeps the etag of a deletion, and this one may be days old.
-                now = (await store.head(removal.key)).etag
+                found = await store.head(removal.key)
             except NotFound:
                 unfinished.discard(removal.key)
             except S3MountError as error:
                 reason = error
             else:
-                if now == removal.etag:
+                if removal.still(found):
                     same.append(removal)
                 else:
                     unfinished.discard(removal.key)

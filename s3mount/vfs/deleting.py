@@ -161,7 +161,8 @@ class Deleting:
         if count < PROOFS:
             return False
         try:
-            number = self._removals.begin(known.key, known.etag)
+            unsure = state is not None and state.unsure
+            number = self._removals.begin(known.key, known.etag, 0 if unsure else known.last_modified_ns // 10**9)
         except OSError as error:
             if not self._unwritten:
                 log.warning("deletions cannot be written down, they are sent one by one reason=%s", error)

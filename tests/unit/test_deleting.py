@@ -606,3 +606,25 @@ async def test_what_is_unlinked_while_a_rename_replaces_a_flagged_directory_does
         await trio.sleep(10)
         assert await kernel.listdir("e") == names[PROOFS:-1]
     assert store.keys() == ["e/", f"e/{names[PROOFS]}"]
+
+
+@run_virtual
+async def test_the_next_start_lets_stand_what_another_client_has_put_back_byte_for_byte(tmp_path: Path) -> None:
+    store, paper = filled(20), PaperInMemory()
+    store.place("d/")
+    killed = trio.Event()
+
+    async def kill(call: Call) -> None:
+        if call.operation == "delete_many":
+            killed.set()
+            await trio.sleep_forever()
+
+    store.before = kill
+    async with mounted(store, tmp_path, paper=paper) as kernel:
+        names = await unlink_all(kernel)
+        await killed.wait()
+    store.before = None
+    store.placed_seconds_ago = 0
+    store.place(f"d/{names[-1]}", store.body(f"d/{names[-1]}"))
+    await finish(store, Removals(paper))
+    assert store.keys() == ["d/", f"d/{names[-1]}"]
