@@ -75,7 +75,7 @@ class Deletions:
         alone = [version for version in ordered if version[0] not in batched]
         files = [version for version in alone if not _is_marker(version)]
         markers = [version for version in alone if _is_marker(version)]
-        await self._side_by_side(files, left)
+        await self._side_by_side(files, left, self._remove)
         chunks = [together[start : start + KEYS_MAX] for start in range(0, len(together), KEYS_MAX)]
         again: list[Version] = []
         limit = trio.Semaphore(BATCHES_MAX)
@@ -91,9 +91,9 @@ class Deletions:
         for chunk in chunks:
             if _is_marker(chunk[-1]):
                 await send(chunk)
-        await self._side_by_side([version for version in again if not _is_marker(version)], left)
+        await self._side_by_side([version for version in again if not _is_marker(version)], left, self._remove)
         for marker in sorted([*markers, *filter(_is_marker, again)], key=_rank):
-            await self._side_by_side([marker], left)
+            await self._side_by_side([marker], left, self._remove)
         return tuple(left)
 
     def _fits(self, key: str, etag: str | None) -> bool:
@@ -117,15 +117,24 @@ class Deletions:
             left += [Undeleted(key, error) for key, _ in versions]
             return []
         alone: list[Version] = []
+        refused: dict[str, errors.StoreError] = {}
         for key, etag in versions:
             if key in told.failed:
                 code, message = told.failed[key]
                 if code in RETRIED_CODES or not code:
                     alone.append((key, etag))
                 elif code not in ("NoSuchKey", "NoSuchVersion"):
-                    left.append(Undeleted(key, _error_of(key, code, message)))
+                    refused[key] = _error_of(key, code, message)
             elif key not in told.deleted:
                 alone.append((key, etag))
+
+        async def look(key: str, _etag: str | None) -> None:
+            error = refused[key]
+            # Gone is what was asked for, and an absent object has no etag that would be the right one.
+            if not isinstance(error, errors.PreconditionFailed) or await self._requests.look(key) is not None:
+                raise error
+
+        await self._side_by_side([version for version in versions if version[0] in refused], left, look)
         return alone
 
     async def delete_batch(self, versions: Sequence[Version]) -> tuple[Undeleted, ...]:
@@ -162,19 +171,21 @@ class Deletions:
             order.limiter.slower(trio.current_time())
         return told
 
-    async def _side_by_side(self, versions: list[Version], left: list[Undeleted]) -> None:
+    async def _side_by_side(
+        self, versions: list[Version], left: list[Undeleted], act: Callable[[str, str | None], Awaitable[None]]
+    ) -> None:
         limit = trio.Semaphore(ALONE_MAX)
 
-        async def remove(key: str, etag: str | None) -> None:
+        async def one(key: str, etag: str | None) -> None:
             async with limit:
                 try:
-                    await self._remove(key, etag)
+                    await act(key, etag)
                 except errors.StoreError as error:
                     left.append(Undeleted(key, error))
 
         async with trio.open_nursery() as nursery:
             for key, etag in versions:
-                nursery.start_soon(remove, key, etag)
+                nursery.start_soon(one, key, etag)
 
     async def _remove(self, key: str, etag: str | None) -> None:
         if etag is None:

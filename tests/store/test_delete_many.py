@@ -225,6 +225,22 @@ async def test_a_refused_key_is_told_and_the_others_are_gone(proxy: FaultProxy, 
 
 
 @run_trio
+async def test_a_key_that_is_gone_is_deleted_though_its_etag_was_refused(proxy: FaultProxy, bucket: str) -> None:
+    """Our own first request may have done it, or another client: of an absent object no etag is the right one."""
+    async with opened(config_of(proxy, bucket)) as store:
+        store.believe(FOUND["seaweedfs"])
+        await put(store, "a")
+        answer = "".join(
+            f"<Error><Key>{key}</Key><Code>PreconditionFailed</Code><Message>no</Message></Error>" for key in "ab"
+        )
+        proxy.add(
+            Rule(fault="answer", kind="delete_objects", status=200, body=f"<DeleteResult>{answer}</DeleteResult>")
+        )
+        left = await store.delete_many([(key, OTHER_ETAG) for key in "ab"])
+        assert [(undeleted.key, type(undeleted.error)) for undeleted in left] == [("a", errors.PreconditionFailed)]
+
+
+@run_trio
 async def test_a_lost_reply_is_repeated_and_what_is_gone_is_success(proxy: FaultProxy, bucket: str) -> None:
     async with opened(config_of(proxy, bucket)) as store:
         store.believe(FOUND["seaweedfs"])
