@@ -8,9 +8,9 @@ pending names, has its batch sent and waits for it. A key that was not deleted r
 rmdir or fsync of its directory.
 
 The mutable state: deletions that are pending by key (their names are in `Directory.pending` as well, which keeps the
-directory's inode), the batch that gathers, for how long and since when, how many are under way, the bursts by process,
-the failures that a directory has not been told, and the latest ones for `status`; whether the journal could not be
-written.
+directory's inode), the batch that gathers, for how long and since when, the batches that are not under way yet in their
+order and how many are, the bursts by process, the failures that a directory has not been told, and the latest ones for
+`status`; whether the journal could not be written.
 """
 
 import logging
@@ -115,8 +115,9 @@ class Deleting:
         self._gathering: Batch | None = None
         self._gather_seconds = 0.0
         self._gathered_at = 0.0
+        self._queue: deque[Batch] = deque()
         self._flying = 0
-        self._landed = trio.Event()
+        self._moved = trio.Event()
         self._bursts: OrderedDict[int, tuple[int, float]] = OrderedDict()
         self._untold: OrderedDict[str, S3MountError] = OrderedDict()
         self._shown: deque[Failure] = deque(maxlen=SHOWN_MAX)
@@ -259,6 +260,7 @@ class Deleting:
             following = now - self._gathered_at <= 2 * GATHER_MAX_SECONDS and self._gather_seconds
             self._gather_seconds = min(2 * following, GATHER_MAX_SECONDS) if following else GATHER_SECONDS
             self._gathered_at = now
+            self._queue.append(batch)
             self._background(self._send, batch, self._gather_seconds)
         pending = Pending(batch, key, etag, parent, name, number)
         batch.pending.append(pending)
@@ -270,12 +272,16 @@ class Deleting:
     async def _send(self, batch: Batch, seconds: float) -> None:
         with trio.move_on_after(seconds):
             await batch.hurry.wait()
-        # A marker goes after everything below it.
-        while self._flying >= BATCHES_MAX or (self._flying and (not batch.full or batch.has_marker)):
-            await self._landed.wait()
+        # A marker goes after everything below it: also when that is in a batch which still waits for its turn.
+        while self._queue[0] is not batch or (
+            self._flying and (self._flying >= BATCHES_MAX or not batch.full or batch.has_marker)
+        ):
+            await self._moved.wait()
+        self._queue.popleft()
         if self._gathering is batch:
             self._gathering = None
         self._flying += 1
+        self._wake()
         try:
             left = await self._store.delete_many([(pending.key, pending.etag) for pending in batch.pending])
             errors: dict[str, S3MountError] = {undeleted.key: undeleted.error for undeleted in left}
@@ -285,9 +291,13 @@ class Deleting:
             errors = {pending.key: bug for pending in batch.pending}
         finally:
             self._flying -= 1
-            landed, self._landed = self._landed, trio.Event()
-            landed.set()
+            self._wake()
         self._settle(batch, errors)
+
+    def _wake(self) -> None:
+        """A batch has left the queue or landed: those that wait look again."""
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
 
     def _settle(self, batch: Batch, errors: dict[str, S3MountError]) -> None:
         for pending in batch.pending:

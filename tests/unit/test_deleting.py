@@ -10,7 +10,7 @@ import trio
 
 from s3mount.data.removals import Removals, finish
 from s3mount.errors import AccessDenied, LostReply, NoEntry, NotEmpty, ReadOnly
-from s3mount.vfs.deleting import BATCH_MAX, PENDING_MAX, PROOFS
+from s3mount.vfs.deleting import BATCH_MAX, BATCHES_MAX, PENDING_MAX, PROOFS
 from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.paper import PaperInMemory
@@ -628,3 +628,37 @@ async def test_the_next_start_lets_stand_what_another_client_has_put_back_byte_f
     store.place(f"d/{names[-1]}", store.body(f"d/{names[-1]}"))
     await finish(store, Removals(paper))
     assert store.keys() == ["d/", f"d/{names[-1]}"]
+
+
+@run_virtual
+async def test_a_marker_overtakes_no_full_batch_when_all_that_were_under_way_land_at_once(tmp_path: Path) -> None:
+    """Some stores keep a marker, and say nothing, while keys lie below it."""
+    for _ in range(8):  # the order of tasks is drawn
+        await rmdir_behind_full_batches(tmp_path)
+
+
+async def rmdir_behind_full_batches(tmp_path: Path) -> None:
+    store = filled(PROOFS + BATCHES_MAX * BATCH_MAX + 600, "x/")
+    for number in range(400):
+        store.place(f"d/f{number:04}", b"x")
+    for marker in ("x/", "d/"):
+        store.place(marker)
+    below: list[int] = []
+    go_on = trio.Event()
+
+    async def hold(call: Call) -> None:
+        if call.operation == "delete_many":
+            await go_on.wait()
+        if call.operation == "delete" and call.key == "d/":
+            below.append(len(store.keys("d/f")))
+
+    async with mounted(store, tmp_path) as kernel:
+        await kernel.listdir("d")
+        store.before = hold
+        await unlink_all(kernel, "x")
+        await unlink_all(kernel, "d")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.rmdir, "d")
+            await trio.sleep(0.01)
+            go_on.set()
+        assert below == [0]
