@@ -1,7 +1,9 @@
-"""Python's looks for cyclic garbage: young objects often, everything by the clock."""
+"""Python's looks for cyclic garbage: what is new when there is much of it, everything once an hour."""
 
 import gc
+from collections.abc import Iterator
 
+import pytest
 import trio
 
 from s3mount import garbage
@@ -17,8 +19,13 @@ class Cycle:
         self.gone.append(1)
 
 
-@run_virtual
-async def test_all_objects_are_looked_at_by_the_clock_when_many_were_made_and_only_then() -> None:
+def many() -> list[list[int]]:
+    return [[number] for number in range(garbage.YOUNG_OBJECTS * garbage.YOUNG_LOOKS * 15)]
+
+
+@pytest.fixture
+def looks() -> Iterator[list[float]]:
+    """When everything that is not frozen was looked at."""
     full: list[float] = []
 
     def watch(phase: str, info: dict[str, int]) -> None:
@@ -26,23 +33,52 @@ async def test_all_objects_are_looked_at_by_the_clock_when_many_were_made_and_on
             full.append(trio.current_time())
 
     before = gc.get_threshold()
-    gone: list[int] = []
     gc.collect()
     gc.callbacks.append(watch)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(garbage.collect)
-            await trio.sleep(1)
-            began = trio.current_time()
-            Cycle(gone)
-            kept = [[number] for number in range(garbage.YOUNG_OBJECTS * garbage.YOUNG_LOOKS * 15)]
-            assert full == []
-            await trio.sleep(200)
-            assert len(full) == 1
-            assert full[0] < began + 60
-            assert gone
-            assert len(kept) > 0
-            nursery.cancel_scope.cancel()
-    finally:
-        gc.callbacks.remove(watch)
+    yield full
+    gc.callbacks.remove(watch)
+    gc.unfreeze()
     assert gc.get_threshold() == before
+
+
+@run_virtual
+async def test_all_objects_are_looked_at_when_many_were_made_and_only_then(looks: list[float]) -> None:
+    gone: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(garbage.collect)
+        await trio.sleep(1)
+        Cycle(gone)
+        kept = many()
+        assert looks == []
+        await trio.sleep(200)
+        assert len(looks) == 1
+        assert looks[0] == garbage.INTERVAL_SECONDS
+        assert gone
+        assert len(kept) > 0
+        nursery.cancel_scope.cancel()
+
+
+@run_virtual
+async def test_what_was_looked_at_is_passed_over_until_an_hour_has_gone(looks: list[float]) -> None:
+    gone: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(garbage.collect)
+        await trio.sleep(1)
+        cycle: Cycle | None = Cycle(gone)
+        kept = many()
+        await trio.sleep(10)
+        assert len(looks) == 1
+        assert not any(found is kept for found in gc.get_objects())
+        assert cycle is not None
+        cycle = None
+        kept = many()
+        await trio.sleep(10)
+        assert len(looks) == 2
+        assert not gone
+        await trio.sleep(garbage.THAW_SECONDS)
+        assert len(looks) == 2
+        kept = many()
+        await trio.sleep(10)
+        assert len(looks) == 3
+        assert gone
+        nursery.cancel_scope.cancel()
