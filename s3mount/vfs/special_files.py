@@ -17,7 +17,7 @@ from s3mount.vfs.carrying import born, headers_with, show, stored_as
 from s3mount.vfs.flags import raise_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import new_name
-from s3mount.vfs.lookup import known
+from s3mount.vfs.lookup import known, resolve
 from s3mount.vfs.tree import Tree
 
 TARGET_MAX_BYTES = 4095
@@ -33,6 +33,7 @@ async def symlink(tree: Tree, parent: Inode, name: bytes, target: bytes, caller:
         raise Invalid("a link leads somewhere")
     if len(target) > TARGET_MAX_BYTES:
         raise NameTooLong(f"target of {len(target)} bytes")
+    tree.deleting.end_burst(caller)
     return await _store(tree, parent, name, target, born(tree, parent, LINK_MODE, caller))
 
 
@@ -49,6 +50,8 @@ async def make_node(tree: Tree, parent: Inode, name: bytes, mode: int, rdev: int
 
 async def _store(tree: Tree, parent: Inode, name: bytes, body: bytes, fields: Mapping[str, Any]) -> Inode:
     text = new_name(name)
+    if await tree.deleting.settle_name(parent, text):
+        await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
     found = known(tree, parent, text, trio.current_time())
     if found is not None and found[0] is not None:

@@ -662,3 +662,19 @@ async def rmdir_behind_full_batches(tmp_path: Path) -> None:
             await trio.sleep(0.01)
             go_on.set()
         assert below == [0]
+
+
+@run_virtual
+async def test_a_link_takes_the_name_of_a_file_whose_deletion_is_pending(tmp_path: Path) -> None:
+    store = filled(PROOFS + 1)
+    store.place("d/")
+    async with mounted(store, tmp_path) as kernel:
+        names = await unlink_all(kernel)
+        parent = await kernel.ino("d")
+        assert f"d/{names[-1]}" in store.objects
+        await kernel.fs.symlink(parent, names[-1].encode(), b"target", ME)
+        await trio.sleep(10)
+        assert store.body(f"d/{names[-1]}") == b"target"
+        assert await kernel.listdir("d") == [names[-1]]
+        await kernel.unlink(f"d/{names[-1]}")
+        assert store.keys("d/f") == []  # a link may be a lock: who made it means its end to be seen
