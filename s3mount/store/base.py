@@ -194,7 +194,8 @@ class ObjectStore(Protocol):
     async def list_page(
         self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
     ) -> Page:
-        """One page of the keys below `prefix` in UTF-8 order; with a delimiter, grouped."""
+        """One page of the keys below `prefix` in UTF-8 order; with a delimiter, grouped. Its token is another than the
+        one asked with, or BadReply is raised: who reads on until there is none comes to an end."""
 
     async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
         """Store an object whole. Atomic. Raises PreconditionFailed, KeyTooLong; LostReply after the last retry."""

@@ -209,7 +209,10 @@ class S3Store:
             reply = await self._requests.send(order)
         except errors.NotFound as error:
             raise errors.NoSuchBucket(str(error), code=error.code, status=error.status) from error
-        return listing.page(self._requests.dispatcher.date_ns(reply.headers))
+        page = listing.page(self._requests.dispatcher.date_ns(reply.headers))
+        if token is not None and page.token == token:
+            raise errors.BadReply(f"LIST of {prefix!r} repeats its continuation token", status=reply.status)
+        return page
 
     # Changing.
 

@@ -7,11 +7,11 @@ shown.
 
 import trio
 
-from s3mount.errors import BadReply, S3MountError
+from s3mount.errors import S3MountError
 from s3mount.store.base import Listed
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.flags import ask_flag, learn_flag
-from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, escaped, hidden_behind, read_page
+from s3mount.vfs.keys import BEGIN, DIRECTORY, TWIN_SUFFIX, Piece, hidden_behind, read_page
 from s3mount.vfs.spans import FIRST_STEP, Span, Step
 from s3mount.vfs.told import said_plain
 from s3mount.vfs.tree import Tree
@@ -42,8 +42,6 @@ async def fetch_page(tree: Tree, directory: Directory, step: Step) -> Span:
                 break
             piece = read_page(prefix, page, start, carry or {})
             told = learn_flag(directory, page, start, fetched) or told
-            if page.token is not None and page.token == token:
-                raise BadReply(f"LIST of {escaped(prefix)} repeats its continuation token")
             token = page.token
             # A page may be all reserved names or all of one prefix that was told already.
             if piece.stop > start or token is None:

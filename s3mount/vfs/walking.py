@@ -80,7 +80,7 @@ async def _next_page(tree: Tree, walk: Walk) -> None:
             walk.begin(walk.prefix)
             walk.credit = 0.0
             return
-        if tree.moving or (page.token is not None and page.token == token):
+        if tree.moving:
             walk.begin(walk.prefix)
             return
         _take(tree, walk, page, fetched, meanwhile)

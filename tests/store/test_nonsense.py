@@ -1,4 +1,4 @@
-"""What S3Store makes of a store that answers nonsense to writes: never a success, always an error of a known class."""
+"""What S3Store makes of a store that answers nonsense: to a write never a success, always an error of a known class."""
 
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -79,12 +79,15 @@ def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultP
         yield proxy
 
 
+def config_of(proxy: FaultProxy, bucket: str) -> Config:
+    return Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01)
+
+
 @pytest.mark.parametrize("kind", WRITES)
 @run_trio
 async def test_nonsense_in_answer_to_a_write_is_an_error(kind: str, proxy: FaultProxy, bucket: str) -> None:
     """200 with nothing, an error document, a page, or a document of another kind, whether the write was done or not."""
-    config = Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01)
-    async with opened(config) as store:
+    async with opened(config_of(proxy, bucket)) as store:
         await store.put("s", (bytes(5 * MIB),), Headers())
         for body in ("", ERROR, BUSY, PAGE, OTHER):
             for etag in ("", '"0123"') if body in (ERROR, PAGE) else ("",):
@@ -96,3 +99,17 @@ async def test_nonsense_in_answer_to_a_write_is_an_error(kind: str, proxy: Fault
                     await store.head("k")
                 proxy.clear()
         await WRITES[kind](store)
+
+
+@run_trio
+async def test_a_continuation_token_that_repeats_is_an_error(proxy: FaultProxy, bucket: str) -> None:
+    """Whoever reads on until there is none would read for ever."""
+    page = (
+        "<ListBucketResult><IsTruncated>true</IsTruncated>"
+        "<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
+    )
+    async with opened(config_of(proxy, bucket)) as store:
+        proxy.add(Rule(fault="answer", kind="list", status=200, body=page))
+        assert (await store.list_page("d/")).token == "again"
+        with pytest.raises(errors.BadReply, match="repeats"):
+            await store.list_page("d/", token="again")

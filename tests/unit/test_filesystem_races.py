@@ -1,15 +1,13 @@
 """Opens that come while another operation stores, drops or removes the file; pages that never end."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from s3mount.config import MIB
-from s3mount.errors import BadReply, FileSystemError, FileTooBig, NoSuchBucket, Unavailable
-from s3mount.store.base import Page
+from s3mount.errors import FileSystemError, FileTooBig, NoSuchBucket, Unavailable
 from tests.kernel_model import mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
@@ -137,25 +135,3 @@ async def test_after_a_write_that_was_refused_the_path_has_another_inode(tmp_pat
         assert await kernel.ino("f") != former
         assert await kernel.read("f") == b"old"
         assert kernel.fs.paths_not_stored() == []
-
-
-class Repeating(MemoryStore):
-    """Its listings below `d/` never end."""
-
-    async def list_page(
-        self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
-    ) -> Page:
-        page = await super().list_page(prefix, delimiter=delimiter, start_after=start_after, max_keys=max_keys)
-        return replace(page, token="again") if prefix == "d/" else page
-
-
-@run_virtual
-async def test_a_continuation_token_that_repeats_is_an_error(tmp_path: Path) -> None:
-    store = Repeating()
-    store.place("d/a", b"x")
-    async with mounted(store, tmp_path) as kernel:
-        with pytest.raises(BadReply):
-            await kernel.listdir("d")
-        with pytest.raises(BadReply):
-            await kernel.rename("d", "e")
-        assert store.keys() == ["d/a"]
