@@ -187,7 +187,9 @@ async def _remove(tree: Tree, inode: Inode) -> None:
         deleted = inode.known
     elif deleted is not None:
         await tree.store.delete(deleted.key)
-        await tree.transits.passed(deleted.key)
+        if await tree.transits.passed(deleted.key) and inode.known is deleted:
+            # It was elsewhere when the deletion came, and the move has been undone.
+            await tree.store.delete(deleted.key)
     while (state.file is not None and state.file is not file) or inode.known is not deleted:
         # Meanwhile another open came, and may have stored; or a directory above was moved.
         if state.file is not None and state.file is not file:

@@ -81,10 +81,13 @@ class Transits:
         finally:
             del self.progress[progress.former]
 
-    async def passed(self, key: str) -> None:
-        """Until the key is not on its way."""
+    async def passed(self, key: str) -> bool:
+        """Until the key is not on its way. Whether it was."""
+        waited = False
         while (over := self._covering(key)) is not None:
+            waited = True
             await over.wait()
+        return waited
 
     def _covering(self, key: str) -> trio.Event | None:
         for moved, over in self._over.items():

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from s3mount.errors import Exists, LostReply, NoEntry, Stale, TooMany, Unavailable
+from s3mount.errors import AccessDenied, Exists, LostReply, NoEntry, Stale, TooMany, Unavailable
 from s3mount.store.base import Headers
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
@@ -431,3 +432,36 @@ async def test_a_store_that_is_found_to_rename_while_a_directory_is_copied_is_se
         await kernel.rename("d", "e")
         assert store.counts["rename"] == 0
         assert (len(store.keys("e/")), store.keys("d/")) == (41, [])
+
+
+@run_virtual
+async def test_what_was_unlinked_while_it_was_on_its_way_does_not_come_back_when_the_move_is_undone(
+    tmp_path: Path,
+) -> None:
+    store = directory(4)
+    renamed, deleted = trio.Event(), trio.Event()
+
+    async def before(call: Call) -> None:
+        if (call.operation, call.key) == ("delete", "d/s0/f0"):
+            await renamed.wait()
+        if (call.operation, call.key) == ("rename", "e/s2/f2"):
+            await deleted.wait()
+            raise AccessDenied("403", code="AccessDenied", status=403)
+
+    async def after(call: Call) -> None:
+        if (call.operation, call.key) == ("rename", "e/s0/f0"):
+            renamed.set()
+        if (call.operation, call.key) == ("delete", "d/s0/f0"):
+            deleted.set()
+
+    async with mounted(store, tmp_path) as kernel:
+        await kernel.listdir("d/s0")
+        store.before, store.after = before, after
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.unlink, "d/s0/f0")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(AccessDenied):
+                await kernel.rename("d", "e")
+        assert store.keys("e/") == []
+        assert [key for key in store.keys("d/") if not key.endswith("/")] == ["d/s0/f3", "d/s1/f1", "d/s2/f2"]
+        assert not await kernel.exists("d/s0/f0")
