@@ -80,6 +80,7 @@ class FileSystem:
         for intent in await self._tree.undertakings.recover():
             # Known long ago: what was changed meanwhile is there still, and so is what was given up.
             self._tree.listings.prefix_removed(intent.former, -inf)
+            self._tree.listings.shelf.clear()
             for inode in self._inodes:
                 if inode.directory is not None:
                     inode.directory.forget_all()

@@ -371,3 +371,25 @@ async def test_an_intent_about_keys_outside_of_the_mount_is_left_alone(caplog: p
         assert await started.recover() == []
     assert store.objects == before
     assert "cannot be read" in caplog.text
+
+
+@run_virtual
+async def test_what_a_walk_has_told_of_a_directory_before_its_recovery_is_not_believed(tmp_path: Path) -> None:
+    store = MemoryStore(renaming="kept", clock_ns=lambda: NOW_NS)
+    for number in range(6):
+        for name in "abc":
+            store.place(f"t/d{number}/{name}", b"x")
+    async with mounted(store, tmp_path) as kernel:
+        owner = kernel.fs._tree.undertakings._owner
+        sources = {name: source_of(store, f"t/d5/{name}") for name in "ab"}
+        intent = Intent(f".s3mount/intents/{owner}-1", owner, "host", "t/d5/", "t/e/", NOW_NS, sources=sources)
+        store.place(intent.key, encode(intent))
+        await kernel.listdir("t")
+        kernel.drop_caches()
+        for number in range(4):
+            assert await kernel.listdir(f"t/d{number}") == ["a", "b", "c"]
+        assert len(kernel.fs._tree.listings.shelf)
+        await kernel.fs.recover()
+        kernel.expire()
+        assert await kernel.listdir("t/e") == ["a", "b"]
+        assert await kernel.listdir("t/d5") == ["c"]
