@@ -47,7 +47,9 @@ PASSES_MAX = 16
 INTENT_OBJECTS_MIN = 2
 """One object is at one of its keys at least without an intent."""
 UNRECORDED_MAX = 64
-"""Copies of objects that were uploaded by parts have other etags; so many of them may be left twice by a crash."""
+UNRECORDED_SHARE = 16
+"""Copies of objects that were uploaded by parts have other etags; so many of them, or one in so many, may be left twice
+by a crash. Each record tells of all objects anew, and takes as long as there are many."""
 NOBODYS = f"{RESERVED}-moved"
 """A name below the directory that no client gives to anything."""
 
@@ -221,7 +223,8 @@ class DirectoryMove:
     async def _record_copy(self) -> None:
         """One more copy that cannot be told by its source's etag: who finishes this would leave both."""
         self._unrecorded += 1
-        if self._intent is not None and self._unrecorded >= UNRECORDED_MAX:
+        many = max(UNRECORDED_MAX, len(self.copies) // UNRECORDED_SHARE)
+        if self._intent is not None and self._unrecorded >= many:
             self._unrecorded = 0
             try:
                 await self._tree.undertakings.record(self._intent, self._known(), "moving")

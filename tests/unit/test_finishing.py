@@ -393,3 +393,15 @@ async def test_what_a_walk_has_told_of_a_directory_before_its_recovery_is_not_be
         kernel.expire()
         assert await kernel.listdir("t/e") == ["a", "b"]
         assert await kernel.listdir("t/d5") == ["c"]
+
+
+@run_virtual
+async def test_how_often_copies_are_recorded_grows_less_than_their_number(tmp_path: Path) -> None:
+    """Each record tells of all of them."""
+    store = Parts()
+    for number in range(4000):
+        store.place_part(f"d/{number}")
+    async with mounted(store, tmp_path) as kernel:
+        await kernel.rename("d", "e")
+    records = [call for call in store.calls if call.operation == "put" and call.key.startswith(".s3mount/intents/")]
+    assert len(records) <= 42
