@@ -16,7 +16,16 @@ from s3mount.store.base import ABSENT, Listed
 from s3mount.vfs.attributes import Caller, Fh
 from s3mount.vfs.carrying import Fields, born, headers_with, show, special_in
 from s3mount.vfs.directory_attributes import describe_new, told
-from s3mount.vfs.flags import FLAG_HEADERS, is_kept_beside, learn_flag, lower_flag, note_flag, raise_flag, restore_flag
+from s3mount.vfs.flags import (
+    FLAG,
+    FLAG_HEADERS,
+    is_kept_beside,
+    learn_flag,
+    lower_flag,
+    note_flag,
+    raise_flag,
+    restore_flag,
+)
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
@@ -144,6 +153,14 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
     fields = born(tree, parent, stat.S_IFDIR | stat.S_IMODE(mode), caller)
     described = await describe_new(tree, parent, key, fields)
     stored = await tree.store.put(key, (), DIRECTORY_HEADERS)
+    while (place := f"{parent.contents.prefix}{text}/") != key:
+        # A directory above was moved meanwhile, without this, or without the marker.
+        if described is not None:
+            await tree.store.put(place + FLAG, (), described)
+            await tree.store.delete(key + FLAG)
+        await tree.store.put(place, (), DIRECTORY_HEADERS)
+        await tree.store.delete(key)
+        key = place
     tree.note(parent, text, DIRECTORY)
     tree.exists(key)
     tree.touched(parent)
@@ -218,6 +235,7 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
     await keep_directory(tree, parent, text)
     await _delete_directory(tree, inode)
     directory.removed = True
+    tree.told.forget_directory(directory.prefix)
     tree.listings.prefix_removed(directory.prefix, trio.current_time())
     tree.told.forget_directory(directory.prefix)
     directory.forget_all()

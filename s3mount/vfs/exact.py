@@ -161,7 +161,8 @@ class Exact:
         if info is None and wanted and prefix and (directory is None or directory.marker is not False):
             info = await self._head(prefix)
         special = special_of(info.headers.metadata) if info is not None else PLAIN
-        tree.told.note_directory(prefix, special, asked)
+        if directory is None or directory.prefix == prefix:
+            tree.told.note_directory(prefix, special, asked)
 
     async def _head(self, key: str) -> ObjectInfo | None:
         try:

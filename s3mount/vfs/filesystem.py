@@ -156,6 +156,7 @@ class FileSystem:
             if inode.children is not None:
                 raise IsADirectory(inode.path)
             await self._handles.truncate(inode, changes.size, fh)
+        await self._exact.renew(inode)
         await self._changing.change(inode, changes, fh)
         return tree.shown(inode)
 

@@ -67,6 +67,8 @@ async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
             await move.bring_all()
             # No checkpoint since the last look: from here on programs find everything at its new key.
             repoint(tree, inode, prefix, move.copies)
+            for place in (former, prefix):
+                tree.told.forget_directories(place)
         except S3MountError:
             await move.undo()
             raise

@@ -86,10 +86,7 @@ async def rename(
             carried_by_copy(tree, inode, *lent)
         entry = LOCAL if inode.known is None else inode.known
     else:
-        former = inode.contents.prefix
         await _move_directory(tree, inode, target, key)
-        for prefix in (former, key):
-            tree.told.forget_below(prefix)
         entry = DIRECTORY
     if target is not None and target.directory is not None:
         target.directory.removed = True

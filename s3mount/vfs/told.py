@@ -65,16 +65,18 @@ class Told:
         self._put((listed.key, listed.etag, whole_seconds(listed.last_modified_ns)), Known(special, inf))
 
     def note_directory(self, prefix: str, special: Special, asked: float) -> Known:
-        """The same of a directory, whose attributes have no version."""
-        known = Known(special or PLAIN, asked + self._lifetime_seconds)
+        """The same of a directory, whose attributes have no version: what was learnt since `asked` stays."""
+        known, former = Known(special or PLAIN, asked + self._lifetime_seconds), self._known.get((prefix, "", 0))
+        if former is not None and former.until > known.until:
+            return former
         self._put((prefix, "", 0), known)
         return known
 
     def forget_directory(self, prefix: str) -> None:
         self._known.pop((prefix, "", 0), None)
 
-    def forget_below(self, prefix: str) -> None:
-        """The directory at this prefix, and all below it, are others now."""
+    def forget_directories(self, prefix: str) -> None:
+        """The directory and those below it have moved, or have become others."""
         for version in [version for version in self._known if not version[1] and version[0].startswith(prefix)]:
             del self._known[version]
 

@@ -11,6 +11,7 @@ import secrets
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from socket import gethostname
 
@@ -165,11 +166,12 @@ class Tree:
             kind = stat.S_IFREG if inode.size >= PATH_MAX_BYTES else 0
         return Attributes(inode.ino, kind, 1, 0, 0, -1, 0, 0, 0, 0, 0.0, 0.0)
 
-    def _normal(self, special: Special) -> Special:
-        """What is shown differently from the defaults; that a default is stored in so many words shows nothing."""
-        if special is PLAIN:
-            return PLAIN
-        return normalized(special, mode=self._file_mode, uid=self.config.uid, gid=self.config.gid)
+    def _look_alike(self, inode: Inode, other: Special) -> bool:
+        """Whether these attributes are shown as the inode's; that a default is stored in so many words shows
+        nothing."""
+        mode = self._file_mode if inode.children is None else self._dir_mode
+        normal = partial(normalized, mode=mode, uid=self.config.uid, gid=self.config.gid)
+        return inode.special == other or (inode.special is not None and normal(inode.special) == normal(other))
 
     def shown(self, inode: Inode) -> Attributes:
         """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
@@ -207,16 +209,24 @@ class Tree:
         if inode.children is not None:
             told = self.told.find_directory(inode.contents.prefix, now)
             if unflagged:
-                inode.special = PLAIN  # as long as the directory above has no flag
+                self._follow(inode, PLAIN)  # as long as the directory above has no flag
             elif told is not None:
-                inode.special, inode.exact_until = told
+                self._follow(inode, told.special)
+                inode.exact_until = told.until
         elif known is not None and (inode.special is None or not inode.ours):
             told = self.told.find(known, now)
             if told is not None:
-                if inode.special is None or inode.special == told.special:
+                if inode.special is None or self._look_alike(inode, told.special):
                     inode.special, inode.exact_until = told
             elif unflagged and inode.special is None and said_plain(above, known):
                 inode.special, inode.exact_until = PLAIN, inf
+
+    def _follow(self, inode: Inode, special: Special) -> None:
+        """The bucket keeps this of a directory. If another client has put it there, what was set here is older."""
+        state = inode.state
+        if state is not None and inode.special is not None and not self._look_alike(inode, special):
+            state.mode = state.uid = state.gid = state.mtime_ns = state.atime_ns = None
+        inode.special = special
 
     def is_exact(self, inode: Inode, now: float) -> bool:
         """Whether the kernel may be told the attributes that are known."""
@@ -246,7 +256,7 @@ class Tree:
             and child.children is None
             and child.special is not None
             and not child.ours
-            and self._normal(child.special) != self._normal(special)
+            and not self._look_alike(child, special)
         ):
             self.inodes.detach(child)
         return listed

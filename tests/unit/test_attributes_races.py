@@ -1,0 +1,162 @@
+"""Attributes when things happen at the same time, or one after another at the same name: none is lost, none is
+another's."""
+
+import stat
+from pathlib import Path
+
+import trio
+
+from s3mount.store.base import Headers
+from s3mount.vfs.attributes import Changes
+from s3mount.vfs.flags import FLAG
+from tests.kernel_model import ME, Kernel, mounted
+from tests.memory_store import Call, MemoryStore
+from tests.running import run_virtual
+from tests.unit.test_changing import PAST, change, chmod, metadata, mode_text, mounting
+
+DIR = stat.S_IFDIR
+
+
+def directory(store: MemoryStore, prefix: str, mode: int) -> None:
+    """Another client's, with a mode of its own."""
+    store.place(FLAG)
+    store.place(prefix)
+    store.place(prefix + FLAG, b"", Headers(metadata={"mode": str(DIR | mode)}))
+
+
+async def mode_of(kernel: Kernel, path: str) -> int:
+    return stat.S_IMODE((await kernel.stat(path)).mode)
+
+
+# directories
+
+
+@run_virtual
+async def test_a_directory_moved_to_where_another_was_shows_its_own_attributes_at_once(tmp_path: Path) -> None:
+    store = MemoryStore()
+    directory(store, "d/", 0o700)
+    directory(store, "d/below/", 0o711)
+    store.place("x/below/f", b"")
+    async with mounted(store, tmp_path) as kernel:
+        assert (await mode_of(kernel, "d"), await mode_of(kernel, "d/below")) == (0o700, 0o711)
+        assert await mode_of(kernel, "x") == 0o755
+        await kernel.rename("d", "e")
+        await kernel.rename("x", "d")
+        kernel.expire()
+        await kernel.listdir()
+        await kernel.listdir("d")
+        assert (await mode_of(kernel, "e"), await mode_of(kernel, "d")) == (0o700, 0o755)
+        assert await mode_of(kernel, "d/below") == 0o755
+
+
+@run_virtual
+async def test_a_directory_moved_to_where_another_was_removed_shows_its_own_attributes_at_once(tmp_path: Path) -> None:
+    store = MemoryStore()
+    directory(store, "d/", 0o700)
+    store.place("x/f", b"")
+    async with mounted(store, tmp_path) as kernel:
+        assert (await mode_of(kernel, "d"), await mode_of(kernel, "x")) == (0o700, 0o755)
+        await kernel.rmdir("d")
+        await kernel.rename("x", "d")
+        kernel.expire()
+        await kernel.listdir()
+        assert await mode_of(kernel, "d") == 0o755
+
+
+@run_virtual
+async def test_what_another_client_changes_of_a_directory_is_shown_although_it_was_changed_here_before(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    store.place("d/f", b"")
+    async with mounting(store, tmp_path) as kernel:
+        await chmod(kernel, "d", 0o700)
+        await change(kernel, "d", mtime_ns=PAST, atime_ns=PAST)
+        store.place(f"d/{FLAG}", b"", Headers(metadata={"mode": str(DIR | 0o711), "uid": "7", "mtime": "5"}))
+        await trio.sleep(20)
+        shown = await kernel.stat("d")
+        assert (stat.S_IMODE(shown.mode), shown.uid, shown.mtime_ns) == (0o711, 7, 5_000_000_000)
+
+
+@run_virtual
+async def test_an_answer_that_was_on_its_way_does_not_take_a_change_of_a_directory_back(tmp_path: Path) -> None:
+    store = MemoryStore()
+    directory(store, "d/", 0o711)
+    async with mounting(store, tmp_path) as kernel:
+        ino = await kernel.ino("d")
+        await trio.sleep(20)
+
+        async def late(call: Call) -> None:
+            if call.operation == "head" and call.key == f"d/{FLAG}":
+                store.after = None
+                await trio.sleep(2)
+
+        store.after = late
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.fs.getattr, ino)
+            await trio.sleep(1)
+            await kernel.fs.setattr(ino, Changes(mode=0o700), None)
+        assert stat.S_IMODE((await kernel.fs.getattr(ino)).mode) == 0o700
+        kernel.drop_caches()
+        assert await mode_of(kernel, "d") == 0o700
+
+
+@run_virtual
+async def test_a_change_of_a_directory_to_what_it_was_long_ago_is_stored(tmp_path: Path) -> None:
+    store = MemoryStore()
+    directory(store, "d/", 0o755)
+    async with mounting(store, tmp_path) as kernel:
+        ino = await kernel.ino("d")
+        directory(store, "d/", 0o700)
+        await trio.sleep(20)
+        await kernel.fs.setattr(ino, Changes(mode=0o755), None)
+        assert metadata(store, f"d/{FLAG}").get("mode", str(DIR | 0o755)) == str(DIR | 0o755)
+        assert await mode_of(kernel, "d") == 0o755
+
+
+@run_virtual
+async def test_a_directory_made_while_one_above_is_moved_is_where_the_other_is_then(tmp_path: Path) -> None:
+    for mode in (0o755, 0o700):
+        store = MemoryStore()
+        store.place("d/sub/f", b"")
+        async with mounting(store, tmp_path) as kernel:
+            parent = await kernel.ino("d/sub")
+
+            async def slow(call: Call) -> None:
+                if call.operation == "put" and call.key == "d/sub/new/":
+                    await trio.sleep(10)
+
+            store.before = slow
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.fs.mkdir, parent, b"new", DIR | mode, ME)
+                await trio.sleep(1)
+                await kernel.rename("d", "e")
+            assert not store.keys("d/")
+            assert "e/sub/new/" in store.objects
+            assert await mode_of(kernel, "e/sub/new") == mode
+            assert (f"e/sub/new/{FLAG}" in store.objects) is (mode == 0o700)
+
+
+# flags
+
+
+# entries
+
+
+@run_virtual
+async def test_a_default_that_another_client_states_within_a_second_is_no_other_version(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(FLAG)
+    placed = store.place("f", b"x")
+    async with mounting(store, tmp_path, attribute_requests_ahead_max=1) as kernel:
+        kernel.store.placed_seconds_ago = 0
+        placed = store.place("f", b"x")
+        kernel.fs._inodes.root.contents.forget_all()
+        kernel.expire()
+        ino = await kernel.ino("f")
+        store.place("f", b"x", Headers(metadata={"mode": mode_text(0o644)}), last_modified_ns=placed.last_modified_ns)
+        await trio.sleep(10)
+        assert await kernel.ino("f") == ino
+
+
+# one file
