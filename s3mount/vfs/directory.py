@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import trio
 
+from s3mount.errors import S3MountError
 from s3mount.vfs.keys import BEGIN, END, LOCAL, Entry, just_before, slot
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.spans import Span
@@ -20,6 +21,16 @@ from s3mount.vfs.spans import Span
 WINDOWS_MAX = 4
 HITS_WORTH_A_PAGE = 16
 """A lookup window that answered so many lookups shows that somebody asks for names in order."""
+
+
+class Raising:
+    """A flag that is being put; `error`: what kept it from being there when `over` is set."""
+
+    __slots__ = ("error", "over")
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.error: S3MountError | None = None
 
 
 class Directory:
@@ -30,8 +41,8 @@ class Directory:
     (names that are gone here and not from the bucket yet), `marker`
     (None: not known), `flag`: whether the bucket says that attributes here may be special (None: not known), as known
     at `flag_at`; `flag_date_ns`: the Date of the reply in which it was absent; `flag_owed`: only we know that it
-    should be there; `opened` handles and since when, misses within the running lifetime, and the event of a page being
-    fetched for lookups.
+    should be there; `raising`: it is being put; `opened` handles and since when, misses within the running lifetime,
+    and the event of a page being fetched for lookups.
     """
 
     __slots__ = (
@@ -51,6 +62,7 @@ class Directory:
         "pages",
         "pending",
         "prefix",
+        "raising",
         "reading",
         "removed",
         "windows",
@@ -70,6 +82,7 @@ class Directory:
         self.flag_at = 0.0 if shelved is None else shelved.flag_at
         self.flag_date_ns = 0 if shelved is None else shelved.flag_date_ns
         self.flag_owed = False
+        self.raising: Raising | None = None
         self.removed = False
         self.opened = 0
         self.opened_since = 0.0

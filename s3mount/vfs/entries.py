@@ -24,6 +24,7 @@ from s3mount.vfs.flags import (
     lower_flag,
     note_flag,
     raise_flag,
+    raised,
     restore_flag,
 )
 from s3mount.vfs.handles import Handles
@@ -248,6 +249,7 @@ async def _delete_directory(tree: Tree, inode: Inode) -> None:
     and say nothing, while keys lie below it. What came meanwhile may have counted on the flag: it is put back then.
     Raises NotEmpty, and what kept a key from being deleted."""
     directory = inode.contents
+    await raised(directory)
     if not directory.flag or directory.flag_owed:
         await tree.deleting.remove(inode)
         return

@@ -4,6 +4,7 @@ A flag is put before the first entry with special attributes is stored in the di
 is known of it is older than a lifetime. The directory's own special attributes are the flag's metadata. What is known
 of a flag is in `Directory`; only `--attributes auto` reads and writes any. A directory that shows special attributes
 without one (another program has stored them) is flagged for us at once, and in the bucket with our next write there.
+A flag is put by one task at a time; one that lands when its directory has gone or moved goes after it.
 """
 
 import logging
@@ -13,9 +14,9 @@ from contextlib import suppress
 import trio
 
 from s3mount.config import RESERVED
-from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError, again
 from s3mount.store.base import ABSENT, Headers, Listed, ObjectInfo, Page
-from s3mount.vfs.directory import Directory
+from s3mount.vfs.directory import Directory, Raising
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.metadata import special_of
 from s3mount.vfs.tree import Tree
@@ -27,22 +28,49 @@ FLAG_HEADERS = Headers(content_type="application/octet-stream")
 
 
 async def raise_flag(tree: Tree, directory: Directory) -> None:
-    """The bucket has the directory's flag when this returns; one that is there stays as it is."""
+    """The bucket has the directory's flag when this returns; one that is there stays as it is. Who comes while it is
+    being put waits for it and shares its failure."""
     if tree.config.attributes != "auto":
         return
-    fresh = directory.flag_at + tree.config.metadata_ttl_seconds > trio.current_time()
-    if directory.flag and fresh and not directory.flag_owed:
-        return
-    # Asked for first where it may be there: not every store keeps the condition, and it may have metadata.
-    if (fresh and directory.flag is False) or await ask_flag(tree, directory) is None:
-        await _put_flag(tree, directory, FLAG_HEADERS)
+    while not directory.removed:
+        fresh = directory.flag_at + tree.config.metadata_ttl_seconds > trio.current_time()
+        if directory.flag and fresh and not directory.flag_owed:
+            return
+        raising = directory.raising
+        if raising is None:
+            await _raise(tree, directory, known_absent=fresh and directory.flag is False)
+            return
+        await raising.over.wait()
+        if raising.error is not None:
+            raise again(raising.error)
+
+
+async def _raise(tree: Tree, directory: Directory, *, known_absent: bool) -> None:
+    raising = directory.raising = Raising()
+    try:
+        # Asked for first where it may be there: not every store keeps the condition, and it may have metadata.
+        if known_absent or await ask_flag(tree, directory) is None:
+            await _put_flag(tree, directory, FLAG_HEADERS)
+    except S3MountError as error:
+        raising.error = error
+        raise
+    finally:
+        directory.raising = None
+        raising.over.set()
+
+
+async def raised(directory: Directory) -> None:
+    """Return when no flag of the directory is on its way, whatever became of it."""
+    while directory.raising is not None:
+        await directory.raising.over.wait()
 
 
 async def pay_flag(tree: Tree, directory: Directory) -> None:
-    """Put the flag that is only known here. A failure is tried again with the next write."""
+    """Put the flag if it is only known here, or was seen long ago. A failure is tried again with the next write."""
     try:
         await raise_flag(tree, directory)
     except S3MountError as error:
+        directory.flag = directory.flag_owed = True
         log.warning("flag not stored prefix=%s reason=%s", escaped(directory.prefix), error)
 
 
@@ -81,15 +109,24 @@ async def restore_flag(tree: Tree, directory: Directory, headers: Headers) -> No
 
 
 async def _put_flag(tree: Tree, directory: Directory, headers: Headers) -> None:
-    key = directory.prefix + FLAG
+    prefix = directory.prefix
     try:
         try:
-            await tree.store.put(key, (), headers, ABSENT)
+            await tree.store.put(prefix + FLAG, (), headers, ABSENT)
         except NotImplementedByStore:
-            await tree.store.put(key, (), headers)
-        tree.told.note_directory(directory.prefix, special_of(headers.metadata), trio.current_time())
+            await tree.store.put(prefix + FLAG, (), headers)
+        if directory.removed or directory.prefix != prefix:
+            # It went, or moved without this, or with it.
+            await tree.store.delete(prefix + FLAG)
+            if not directory.removed:
+                await _put_flag(tree, directory, headers)
+            return
+        tree.told.note_directory(prefix, special_of(headers.metadata), trio.current_time())
     except PreconditionFailed:
-        pass  # another client's, which may say something of the directory
+        if directory.prefix != prefix:
+            await _put_flag(tree, directory, headers)
+            return
+        # another client's, which may say something of the directory
     directory.flag, directory.flag_owed, directory.flag_at = True, False, trio.current_time()
 
 

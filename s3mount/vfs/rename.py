@@ -32,7 +32,7 @@ from s3mount.vfs import keys
 from s3mount.vfs.attributes import PLAIN
 from s3mount.vfs.carrying import carried_by_copy, give_back, lend
 from s3mount.vfs.entries import check_empty, keep_directory
-from s3mount.vfs.flags import lower_flag, raise_flag, restore_flag
+from s3mount.vfs.flags import lower_flag, pay_flag, raise_flag, raised, restore_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY, LOCAL, escaped
 from s3mount.vfs.lookup import ask_store, require, resolve
@@ -68,7 +68,8 @@ async def rename(
     await _check_target(tree, inode, target, new_parent)
     if new_parent is not old_parent:
         await keep_directory(tree, old_parent, old)
-        await _carry_flag(tree, inode, old_parent, new_parent)
+        if _may_be_special(inode, old_parent):
+            await raise_flag(tree, new_parent.contents)
     if inode.children is None:
         lent = await lend(tree, inode, new_parent)
         condition = ABSENT if no_replace else ALWAYS
@@ -96,6 +97,8 @@ async def rename(
     tree.note(new_parent, new, entry)
     tree.touched(old_parent)
     tree.touched(new_parent)
+    if new_parent is not old_parent and _may_be_special(inode, old_parent):
+        await pay_flag(tree, new_parent.contents)  # it may have gone while this took long
 
 
 async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_parent: Inode) -> None:
@@ -115,16 +118,16 @@ async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_pare
         await check_empty(tree, target)
 
 
-async def _carry_flag(tree: Tree, inode: Inode, old_parent: Inode, new_parent: Inode) -> None:
-    """Flag the directory that what is special moves to; what nobody has asked for may be."""
-    plain = inode.special == PLAIN or (inode.special is None and old_parent.contents.flag is False)
-    if not plain:
-        await raise_flag(tree, new_parent.contents)
+def _may_be_special(inode: Inode, parent: Inode) -> bool:
+    """Whether the directory that it moves to needs a flag; what nobody has asked for may be special."""
+    return inode.special != PLAIN and (inode.special is not None or parent.contents.flag is not False)
 
 
 async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix: str) -> None:
     """Onto an empty directory: the flag of that one says nothing of what comes in its place."""
     replaced = target.contents if target is not None and target.directory is not None else None
+    if replaced is not None:
+        await raised(replaced)
     if replaced is None or not replaced.flag or replaced.flag_owed:
         await move_directory(tree, inode, prefix)
         return

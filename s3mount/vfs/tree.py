@@ -271,8 +271,8 @@ class Tree:
         directory.note(name, entry)
         if entry is not None:
             self.exists(directory.prefix)
-        if directory.flag_owed:
-            self.on_write(directory)
+            if directory.flag_owed:
+                self.on_write(directory)
 
     def distrust(self, parent: Inode, name: str) -> None:
         """The name has become another client's object, of which nothing is known: the next to need it asks."""

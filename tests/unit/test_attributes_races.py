@@ -1,6 +1,7 @@
 """Attributes when things happen at the same time, or one after another at the same name: none is lost, none is
 another's."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -138,6 +139,105 @@ async def test_a_directory_made_while_one_above_is_moved_is_where_the_other_is_t
 
 
 # flags
+
+
+@run_virtual
+async def test_a_flag_that_is_put_while_its_directory_is_moved_goes_along(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("d/f", b"")
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.listdir("d")
+
+        async def slow(call: Call) -> None:
+            if call.operation == "put" and call.key == f"d/{FLAG}":
+                await trio.sleep(10)
+
+        store.before = slow
+        fh = await kernel.open("d/g", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        await kernel.fs.write(fh, 0, b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.close, fh)
+            await trio.sleep(1)
+            await kernel.rename("d", "e")
+        assert store.keys() == [f"e/{FLAG}", "e/f", "e/g"]
+        assert metadata(store, "e/g") == {"mode": mode_text(0o600)}
+
+
+@run_virtual
+async def test_rm_r_where_nobody_has_put_a_flag_puts_none_and_leaves_no_key(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("d/")
+    for number in range(5):
+        store.place(f"d/f{number}", b"x", Headers(metadata={"mode": mode_text(0o600)}))
+    async with mounting(store, tmp_path, attributes="auto") as kernel:
+        for number in range(5):
+            await kernel.read(f"d/f{number}")
+        store.latency_seconds = 0.1
+        store.reset_counts()
+        for name in await kernel.listdir("d"):
+            await kernel.unlink(f"d/{name}")
+        await kernel.rmdir("d")
+        await trio.sleep(10)
+        assert store.keys() == []
+        assert store.counts["put"] == 0
+
+
+@run_virtual
+async def test_a_flag_that_lands_when_its_directory_is_gone_goes_too(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("d/")
+    store.place("d/f", b"x", Headers(metadata={"mode": mode_text(0o600)}))
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.read("d/f")
+
+        async def slow(call: Call) -> None:
+            if call.operation == "put" and call.key == f"d/{FLAG}":
+                await trio.sleep(10)
+
+        store.before = slow
+        await kernel.write("d/g", b"x")
+        for name in ("d/f", "d/g"):
+            await kernel.unlink(name)
+        await kernel.rmdir("d")
+        await trio.sleep(60)
+        assert store.keys() == []
+
+
+@run_virtual
+async def test_many_writes_put_a_flag_that_is_owed_once(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("d/f", b"x", Headers(metadata={"mode": mode_text(0o600)}))
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.read("d/f")
+        await kernel.listdir("d")
+        store.latency_seconds = 0.1
+        store.reset_counts()
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(kernel.write, f"d/g{number}", b"x")
+        await trio.sleep(10)
+        assert [call.operation for call in store.calls if call.key == f"d/{FLAG}"] == ["head", "put"]
+
+
+@run_virtual
+async def test_the_flag_is_looked_for_again_after_a_rename_that_took_long(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(FLAG)
+    store.place("f", b"x", Headers(metadata={"mode": mode_text(0o600)}))
+    store.place("d/g", b"")
+    async with mounting(store, tmp_path) as kernel:
+        assert await mode_of(kernel, "f") == 0o600
+
+        async def slow(call: Call) -> None:
+            if call.operation == "copy" and call.key == "d/f":
+                store.objects.pop(f"d/{FLAG}")
+                store._sorted = None
+                await trio.sleep(60)
+
+        store.before = slow
+        await kernel.rename("f", "d/f")
+        await trio.sleep(10)
+        assert f"d/{FLAG}" in store.objects
 
 
 # entries
