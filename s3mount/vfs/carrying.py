@@ -106,8 +106,16 @@ def written(tree: Tree, inode: Inode, file: File) -> None:
         left = {name: value for name, value in state.pending.items() if name not in UNDATED}
         state.pending = left or None
     if file.headers.metadata and describes(file):
-        file.headers = headers_with(tree, file.headers, UNDATED)
+        file.headers = headers_with(tree, file.headers, _of_bytes(special_of(file.headers.metadata)))
     state.undated = file.headers
+
+
+def _of_bytes(special: Special) -> Fields:
+    """What an object says no more when a program has written to it: its times, and that it is anything but a file."""
+    kind = stat.S_IFMT(special.mode or 0)
+    if special.mode is None or kind in (0, stat.S_IFREG):
+        return UNDATED
+    return {**UNDATED, "mode": stat.S_IFREG | stat.S_IMODE(special.mode), "rdev": None}
 
 
 async def announce(tree: Tree, inode: Inode) -> None:
@@ -134,13 +142,14 @@ def stored_as(tree: Tree, inode: Inode, headers: Headers) -> None:
     """The object `inode.known` was stored with these headers."""
     known = inode.known
     assert known is not None
-    inode.special = special_in(tree, headers)
     inode.own.carried = (known.etag, headers)
-    if tree.config.attributes != "never":
-        # What was told of an object before may look like this one: the same bytes, stored in the same second.
-        date_ns = known.last_modified_ns
-        info = ObjectInfo(known.key, known.size, known.etag, known.last_modified_ns, date_ns, headers)
-        tree.told.note(info, trio.current_time())
+    if tree.config.attributes == "never":
+        inode.special = PLAIN
+        return
+    # What was told of an object before may look like this one: the same bytes, stored in the same second.
+    date_ns = known.last_modified_ns
+    info = ObjectInfo(known.key, known.size, known.etag, known.last_modified_ns, date_ns, headers)
+    inode.special = _normalized(tree, tree.told.note(info, trio.current_time()), stat.S_IFREG)
 
 
 def undo(tree: Tree, inode: Inode) -> None:

@@ -30,7 +30,7 @@ from s3mount.vfs.flags import (
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, DIRECTORY_HEADERS, END, LOCAL, TWIN_SUFFIX, new_name, old_name
-from s3mount.vfs.lookup import known, require, resolve
+from s3mount.vfs.lookup import Look, known, require, resolve
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.spans import FIRST_STEP, Span
 from s3mount.vfs.tree import Tree
@@ -44,10 +44,11 @@ PENDING_LISTED_MAX = 1000 - NOT_EMPTY_KEYS
 
 
 async def create(
-    tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
+    tree: Tree, handles: Handles, look: Look, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
 ) -> tuple[Fh, Inode]:
     """Create and open a regular file. Nothing is sent, for whether it exists is known from the lookup before; but with
-    O_EXCL and `--exclusive-create open` the empty object is stored, and that decides. Raises Exists."""
+    O_EXCL and `--exclusive-create open` the empty object is stored, and that decides. What is there nevertheless is
+    opened, after a `look` at its attributes. Raises Exists."""
     tree.check_writable()
     text = new_name(name)
     tree.deleting.end_burst(caller)
@@ -55,10 +56,14 @@ async def create(
         await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
     found = known(tree, parent, text, trio.current_time())
-    if found is not None and found[0] is not None:
-        if flags & os.O_EXCL:
-            raise Exists(found[0].path)
-        return await handles.open(found[0], flags), found[0]
+    there = None if found is None else found[0]
+    if there is not None and flags & os.O_EXCL:
+        raise Exists(there.path)
+    if there is not None and not tree.is_exact(there, trio.current_time()):
+        there, _ = await look(parent, text)
+        key = tree.check_new(parent, text)
+    if there is not None:
+        return await handles.open(there, flags), there
     if flags & os.O_EXCL and tree.config.exclusive_create == "open":
         inode = await _create_stored(tree, handles, parent, text, key, mode, caller)
         return handles.add_created(inode, flags), inode

@@ -107,7 +107,8 @@ class FileSystem:
             self._inodes.forget(ino, count)
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Fh, Attributes]:
-        fh, inode = await entries.create(self._tree, self._handles, self._inodes.get(parent), name, mode, flags, caller)
+        above, look = self._inodes.get(parent), self._exact.lookup
+        fh, inode = await entries.create(self._tree, self._handles, look, above, name, mode, flags, caller)
         return fh, self._counted(inode)
 
     async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Attributes:

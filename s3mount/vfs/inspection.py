@@ -4,7 +4,7 @@ The path is walked here, from the root, as the kernel would walk it; the daemon 
 state. While a path is looked at its inodes are held by a lookup each, as the kernel holds them.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
@@ -18,6 +18,7 @@ from s3mount.vfs.attributes import PLAIN, Attributes, Ino, Special
 from s3mount.vfs.flags import FLAG
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import decode, escaped, is_name, is_reserved
+from s3mount.vfs.lookup import Look
 from s3mount.vfs.metadata import special_of
 from s3mount.vfs.rebuild import Progress, rebuild_flags
 from s3mount.vfs.tree import Tree
@@ -25,8 +26,6 @@ from s3mount.vfs.tree import Tree
 NAMES_AT_ONCE = 10_000
 """Forgotten in one turn of the loop."""
 
-Look = Callable[[Inode, str], Awaitable[tuple[Inode | None, float]]]
-"""How a name is looked up: as for the kernel."""
 KernelName = tuple[Ino, bytes]
 """A name that the kernel may believe: the number of its directory, and the name."""
 

@@ -5,6 +5,7 @@ when names of it are asked for repeatedly. Only NotFound is an absence; every ot
 never an answer).
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -20,6 +21,8 @@ from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
 from s3mount.vfs.walking import look_ahead
 
+Look = Callable[[Inode, str], Awaitable[tuple[Inode | None, float]]]
+"""How a name is looked up for the kernel: with attributes that it may be told."""
 PROBE_KEYS = 10
 """How many keys below a name are asked for: enough to know small directories whole."""
 

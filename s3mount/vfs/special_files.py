@@ -33,8 +33,7 @@ async def symlink(tree: Tree, parent: Inode, name: bytes, target: bytes, caller:
         raise Invalid("a link leads somewhere")
     if len(target) > TARGET_MAX_BYTES:
         raise NameTooLong(f"target of {len(target)} bytes")
-    tree.deleting.end_burst(caller)
-    return await _store(tree, parent, name, target, born(tree, parent, LINK_MODE, caller))
+    return await _store(tree, parent, name, target, born(tree, parent, LINK_MODE, caller), caller)
 
 
 async def make_node(tree: Tree, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
@@ -45,11 +44,14 @@ async def make_node(tree: Tree, parent: Inode, name: bytes, mode: int, rdev: int
     fields = born(tree, parent, mode, caller)
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         fields["rdev"] = rdev
-    return await _store(tree, parent, name, b"", fields)
+    return await _store(tree, parent, name, b"", fields, caller)
 
 
-async def _store(tree: Tree, parent: Inode, name: bytes, body: bytes, fields: Mapping[str, Any]) -> Inode:
+async def _store(
+    tree: Tree, parent: Inode, name: bytes, body: bytes, fields: Mapping[str, Any], caller: Caller
+) -> Inode:
     text = new_name(name)
+    tree.deleting.end_burst(caller)
     if await tree.deleting.settle_name(parent, text):
         await resolve(tree, parent, text)
     key = tree.check_new(parent, text)
@@ -69,7 +71,7 @@ async def _store(tree: Tree, parent: Inode, name: bytes, body: bytes, fields: Ma
     if parent.contents.prefix + text != key:
         # A directory above was moved meanwhile, without this.
         await tree.store.delete(key)
-        return await _store(tree, parent, name, body, fields)
+        return await _store(tree, parent, name, body, fields, caller)
     inode = tree.inodes.bind_created(parent, text)
     state = inode.own
     inode.lookups += 1

@@ -5,6 +5,7 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
 import trio
 
 from s3mount.store.base import Headers
@@ -241,6 +242,63 @@ async def test_the_flag_is_looked_for_again_after_a_rename_that_took_long(tmp_pa
 
 
 # entries
+
+
+@run_virtual
+async def test_create_of_what_another_client_has_made_meanwhile_shows_its_attributes(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(FLAG)
+    store.place("other", b"")
+    async with mounting(store, tmp_path) as kernel:
+        root = await kernel.ino("")
+        assert not await kernel.exists("f")
+        store.place("f", b"hello", Headers(metadata={"mode": mode_text(0o640), "uid": "7"}))
+        await trio.sleep(6)
+        await kernel.listdir()
+        fh, shown = await kernel.fs.create(root, b"f", stat.S_IFREG | 0o600, os.O_RDWR | os.O_CREAT, ME)
+        assert (stat.S_IMODE(shown.mode), shown.uid, shown.size) == (0o640, 7, 5)
+        await kernel.close(fh)
+
+
+@run_virtual
+async def test_a_link_takes_the_name_of_a_file_whose_deletion_is_pending(tmp_path: Path) -> None:
+    store = MemoryStore()
+    for number in range(20):
+        store.place(f"f{number:02}", b"")
+    async with mounting(store, tmp_path) as kernel:
+        root = await kernel.ino("")
+        for number in range(20):
+            await kernel.unlink(f"f{number:02}")
+        assert "f19" in store.objects
+        await kernel.fs.symlink(root, b"f19", b"target", ME)
+        assert store.body("f19") == b"target"
+        store.reset_counts()
+        await kernel.unlink("f19")
+        assert store.counts["delete"] == 1, "who makes links and removes them in turn means each to be seen"
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFDIR, stat.S_IFLNK])
+@run_virtual
+async def test_a_file_with_a_type_that_cannot_be_stays_a_file_when_it_is_written_or_changed(
+    tmp_path: Path, kind: int
+) -> None:
+    body = b"" if kind == stat.S_IFLNK else b"hello"
+    store = MemoryStore()
+    store.place(FLAG)
+    for name in ("f", "g"):
+        store.place(name, body, Headers(metadata={"mode": str(kind | 0o640)}))
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.write("f", b"HELLO", os.O_WRONLY)
+        await change(kernel, "g", uid=7)
+        fh = await kernel.open("g")
+        await kernel.fs.fsync(fh)
+        await kernel.close(fh)
+        for _ in range(2):
+            for name in ("f", "g"):
+                assert (await kernel.stat(name)).mode == stat.S_IFREG | 0o640, name
+            await trio.sleep(20)
+            kernel.drop_caches()
+        assert metadata(store, "f")["mode"] == mode_text(0o640)
 
 
 @run_virtual
