@@ -1,7 +1,8 @@
 """What an object carries besides its bytes, and other headers for one whose bytes stay: a copy onto itself.
 
 Knows no attempt and no attribute. Such a copy is of exactly one version and atomic: readers find the same bytes before
-and after. The etag stays where it is a digest of the whole, and changes where the object was made of parts.
+and after. The etag stays where it is a digest of the whole; it changes where the object was made of parts, or by some
+kinds of encryption.
 """
 
 from collections.abc import Awaitable, Callable
@@ -67,8 +68,8 @@ async def restate(store: ObjectStore, layers: Layers, expectation: Expectation, 
     except (NotFound, PreconditionFailed) as error:
         raise Stale(f"{base.key!r} is another version now") from error
     except BaseException:
-        if "-" in base.etag:  # made of parts: the copy has another
-            expectation.doubt_copy(epoch.headers.metadata)
+        # Made of parts, or where no etag is a digest: the copy has another.
+        expectation.doubt_copy(epoch.headers.metadata)
         raise
     layers.base = Version(base.key, stored.etag, base.size, stored.version_id)
     return stored

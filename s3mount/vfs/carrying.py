@@ -94,7 +94,9 @@ def carry(tree: Tree, inode: Inode, file: File) -> None:
     """The next upload brings what is pending."""
     pending = inode.own.pending
     if pending is not None and describes(file):
-        file.headers = headers_with(tree, file.headers, pending)
+        headers = headers_with(tree, file.headers, pending)
+        if headers is not file.headers:  # a copy that is due for these stays so
+            file.headers = headers
 
 
 def written(tree: Tree, inode: Inode, file: File) -> None:
@@ -161,6 +163,8 @@ def undo(tree: Tree, inode: Inode) -> None:
     show(inode, {name: getattr(special, name) for name in pending})
     if state.file is not None and describes(state.file):
         kept = {name: getattr(special, name) for name in {*pending, *UNDATED}}
+        if state.file.dirty:
+            kept |= UNDATED  # other bytes than those whose time the bucket keeps
         state.file.headers = headers_with(tree, state.file.headers, kept)
 
 

@@ -6,7 +6,8 @@ runs meanwhile. The first change in a directory is stored before it is answered:
 then. A later failure is undone here, logged, and answered by the next fsync, flush or change of that file. A
 directory's changes are stored at once.
 
-The state: the inodes whose changes are held, each with a task that waits; the prefixes in which a change was stored.
+The state: the inodes whose changes are held, each with a task that waits; those whose held changes are being stored;
+the prefixes in which a change was stored.
 """
 
 import logging
@@ -55,6 +56,7 @@ class Changing:
         self._tree = tree
         self._handles = handles
         self._held: dict[int, Inode] = {}
+        self._storing: dict[Inode, trio.Event] = {}
         self._proven: OrderedDict[str, None] = OrderedDict()
         self._limit = trio.Semaphore(STORES_MAX)
 
@@ -93,17 +95,18 @@ class Changing:
 
     async def settle(self, inode: Inode) -> None:
         """What is held of the inode is stored on return."""
+        while (storing := self._storing.get(inode)) is not None:
+            await storing.wait()
         self.report(inode)
-        if self._held.pop(inode.ino, None) is not None:
-            try:
-                await self._store(inode)
-            except S3MountError as error:
-                self._undo(inode, error)
-                raise
+        try:
+            await self._store_held(inode)
+        except S3MountError as error:
+            self._undo(inode, error)
+            raise
 
     def paths(self) -> list[str]:
         """Of files whose changes are held."""
-        return [inode.path for inode in self._held.values() if inode.linked]
+        return [inode.path for inode in (*self._held.values(), *self._storing) if inode.linked]
 
     async def store_all(self) -> list[str]:
         """Store all that is held; the paths of those that failed."""
@@ -116,7 +119,7 @@ class Changing:
                 failed.append(inode.path)
 
         async with trio.open_nursery() as nursery:
-            for inode in list(self._held.values()):
+            for inode in {*self._held.values(), *self._storing}:
                 nursery.start_soon(store, inode)
         return failed
 
@@ -163,6 +166,8 @@ class Changing:
             self._proven.popitem(last=False)
 
     def _hold(self, inode: Inode) -> None:
+        if inode.ino in self._held:
+            return
         inode.own.changing += 1
         self._held[inode.ino] = inode
         self._tree.background(self._store_later, inode)
@@ -170,15 +175,24 @@ class Changing:
     async def _store_later(self, inode: Inode) -> None:
         try:
             await trio.sleep(HOLD_SECONDS)
-            while (lent := inode.own.lent) is not None:
-                await lent.wait()  # a rename takes them along, or gives them back
-            if self._held.pop(inode.ino, None) is not None:
-                await self._store(inode)
+            while (ahead := self._storing.get(inode, inode.own.lent)) is not None:
+                await ahead.wait()  # a rename takes them along, or gives them back
+            await self._store_held(inode)
         except S3MountError as error:
             self._undo(inode, error)
             inode.own.change_error = error
         finally:
             self._end(inode)
+
+    async def _store_held(self, inode: Inode) -> None:
+        if self._held.pop(inode.ino, None) is None:
+            return
+        over = self._storing[inode] = trio.Event()
+        try:
+            await self._store(inode)
+        finally:
+            del self._storing[inode]
+            over.set()
 
     def _end(self, inode: Inode) -> None:
         inode.own.changing -= 1
@@ -212,14 +226,24 @@ class Changing:
                 headers = await known_headers(self._tree, inode)
                 if not describes(file):
                     file.headers = headers
+            if state.lent is not None:
+                self._hold(inode)
+                return
             if state.pending is None or not inode.linked or rides(file):
                 return
-            file.headers = headers_with(self._tree, file.headers, dated(self._tree, inode, state.pending, file.headers))
             pending = state.pending
+            file.headers = headers_with(self._tree, file.headers, dated(self._tree, inode, pending, file.headers))
             await file.restate()
-            if self._moves(inode) and inode.linked:
-                state.pending = {**pending, **(state.pending or {})}
-                self._hold(inode)
+            self._look_again(inode, file, pending)
+
+    def _look_again(self, inode: Inode, file: File, pending: Fields) -> None:
+        """Hold what that copy may not have brought: to where a directory is moved, or because an open or a further
+        change came between."""
+        state = inode.own
+        if self._moves(inode):
+            state.pending = {**pending, **(state.pending or {})}
+        if state.pending is not None and inode.linked and not rides(file):
+            self._hold(inode)
 
     def _moves(self, inode: Inode) -> bool:
         """Whether a rename moves a directory above."""

@@ -114,6 +114,8 @@ class Handles:
         if writable:
             if state.carried is not None and state.carried is not carried:
                 file.headers = state.carried[1]  # they were stored while we asked
+                if file.dirty:
+                    written(self._tree, inode, file)
             carry(self._tree, inode, file)
             if flags & os.O_APPEND:
                 file.fetch_base()

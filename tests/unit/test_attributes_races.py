@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3mount.errors import LostReply, Unavailable
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import Changes
 from s3mount.vfs.flags import FLAG
 from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
-from tests.unit.test_changing import PAST, change, chmod, metadata, mode_text, mounting
+from tests.unit.test_changing import PAST, change, chmod, metadata, mode_text, mounting, place, prove
 
 DIR = stat.S_IFDIR
 
@@ -318,3 +319,159 @@ async def test_a_default_that_another_client_states_within_a_second_is_no_other_
 
 
 # one file
+
+
+@run_virtual
+async def test_fsync_returns_when_a_copy_that_is_under_way_is_over(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x")
+        await chmod(kernel, "f", 0o600)
+
+        async def slow(call: Call) -> None:
+            if call.operation == "head":
+                await trio.sleep(10)
+
+        store.before = slow
+        await trio.sleep(1.5)
+        fh = await kernel.open("f")
+        await kernel.fs.fsync(fh)
+        assert metadata(store, "f")["mode"] == mode_text(0o600)
+        await kernel.close(fh)
+
+
+@run_virtual
+async def test_a_rename_that_fails_while_a_copy_is_prepared_loses_no_change(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x")
+        await chmod(kernel, "f", 0o600)
+        heads: list[Call] = []
+
+        async def slow(call: Call) -> None:
+            if call.operation == "head" and call.key == "f" and not heads:
+                heads.append(call)
+                await trio.sleep(2)
+            if call.operation == "copy" and call.key == "g":
+                await trio.sleep(5)
+                raise Unavailable("503", status=503)
+
+        store.before = slow
+        await trio.sleep(1.5)
+        with pytest.raises(Unavailable):
+            await kernel.rename("f", "g")
+        await trio.sleep(10)
+        assert metadata(store, "f")["mode"] == mode_text(0o600)
+
+
+@pytest.mark.parametrize("operation", ["put", "head"])
+@run_virtual
+async def test_an_open_for_writing_while_a_change_is_about_to_be_stored_loses_nothing(
+    tmp_path: Path, operation: str
+) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x")
+        await chmod(kernel, "f", 0o600)
+        await trio.sleep(0.5)
+        kernel.fs._inodes.root.contents.flag_at -= 100
+        store.remove(FLAG)
+
+        async def slow(call: Call) -> None:
+            if call.operation == operation and call.key == FLAG:
+                await trio.sleep(10)
+
+        store.before = slow
+        await trio.sleep(1)
+        fh = await kernel.open("f", os.O_RDWR)
+        await trio.sleep(60)
+        assert metadata(store, "f")["mode"] == mode_text(0o600)
+        await kernel.close(fh)
+        assert await mode_of(kernel, "f") == 0o600
+
+
+@run_virtual
+async def test_a_change_during_the_upload_outlives_an_open_that_comes_behind_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+
+        async def slow(call: Call) -> None:
+            if call.operation == "put":
+                await trio.sleep(10)
+
+        store.before = slow
+        fh = await kernel.open("f", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        await kernel.fs.write(fh, 0, b"x")
+        ino = await kernel.ino("f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.fs.flush, fh)
+            await trio.sleep(5)
+            await kernel.fs.setattr(ino, Changes(mode=0o600), None)
+            await trio.sleep(10)  # the flag is being put
+            other = await kernel.fs.open(ino, os.O_RDWR)
+        assert metadata(store, "f")["mode"] == mode_text(0o600)
+        await kernel.close(fh)
+        await kernel.close(other)
+
+
+@run_virtual
+async def test_a_change_that_fails_does_not_give_new_bytes_the_time_of_the_old(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x", Headers(metadata={"mtime": "5"}))
+        fh = await kernel.open("f", os.O_RDWR)
+        await chmod(kernel, "f", 0o600)
+
+        async def slow(call: Call) -> None:
+            if call.operation == "copy":
+                await trio.sleep(5)
+                raise Unavailable("503", status=503)
+
+        store.before = slow
+        await trio.sleep(2)
+        await kernel.fs.write(fh, 0, b"y")
+        await trio.sleep(10)
+        with pytest.raises(Unavailable):
+            await kernel.close(fh)
+        assert store.body("f") == b"y"
+        assert "mtime" not in metadata(store, "f")
+
+
+@run_virtual
+async def test_a_file_cut_to_nothing_while_a_change_is_stored_has_a_time_of_its_own(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        place(kernel, "f", b"x", Headers(metadata={"mtime": "5"}))
+        await chmod(kernel, "f", 0o600)
+
+        async def late(call: Call) -> None:
+            if call.operation == "head":
+                store.after = None
+                await trio.sleep(10)
+
+        store.after = late
+        fh = await kernel.open("f", os.O_WRONLY | os.O_TRUNC)
+        await kernel.close(fh)
+        assert store.body("f") == b""
+        assert metadata(store, "f") == {"mode": mode_text(0o600)}
+
+
+@run_virtual
+async def test_a_lost_reply_is_no_conflict_where_no_etag_is_a_digest(tmp_path: Path) -> None:
+    serial = iter(range(1000))
+    store = MemoryStore(etag_of=lambda _body: f'"{next(serial):032x}"')
+    async with mounting(store, tmp_path) as kernel:
+        place(kernel, "f", b"hello")
+        fh = await kernel.open("f", os.O_RDWR)
+        store.fail("copy", LostReply("lost"), when="after")
+        with pytest.raises(LostReply):
+            await chmod(kernel, "f", 0o600)
+        await kernel.fs.write(fh, 5, b" world")
+        await kernel.close(fh)
+        assert store.body("f") == b"hello world"
+        assert not any("conflicts" in key for key in store.objects)
