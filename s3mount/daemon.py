@@ -32,7 +32,7 @@ from s3mount.data.leftovers import Leftovers
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
-from s3mount.fuse import Operations, invalidate, mount_options
+from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
 from s3mount.vfs import attributedb
@@ -220,7 +220,8 @@ class Daemon:
             await self._recover(filesystem, nursery)
         options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
         try:
-            pyfuse3.init(Operations(filesystem), str(config.mountpoint), options)
+            operations = OperationsWithXattrs(filesystem) if config.xattr else Operations(filesystem)
+            pyfuse3.init(operations, str(config.mountpoint), options)
         except RuntimeError as error:
             raise StartError(
                 f"{config.mountpoint} was not mounted: {error}; is /dev/fuse there and permitted?"

@@ -25,7 +25,7 @@
        |- NotPermitted EPERM          |- Denied EACCES           |- Invalid EINVAL
        |- Busy EBUSY                  |- BadHandle EBADF         |- NotSupported ENOTSUP
        |- StagingFull ENOSPC          |- FileTooBig EFBIG        |- Lost EIO
-       |- MetadataFull ENOSPC         |- TooMany EMFILE
+       |- MetadataFull ENOSPC         |- TooMany EMFILE         |- NoAttribute ENODATA
 
 `errors` is a leaf: it imports nothing of ours. An exception is translated into an errno in `fuse.py` and nowhere else.
 """
@@ -205,6 +205,12 @@ class TooMany(FileSystemError):
     """A limit on the number of objects of one operation."""
 
     errno = errno.EMFILE
+
+
+class NoAttribute(FileSystemError):
+    """No extended attribute of this name."""
+
+    errno = errno.ENODATA
 
 
 class Lost(FileSystemError):

@@ -1,9 +1,9 @@
 """The kernel's edge: each handler decodes its request, makes one call into the vfs, encodes the answer.
 
 The only place where an exception becomes an errno (`answered`). Knows no key, no etag, no rule of the file system.
-Handlers that are not here (extended attributes) answer ENOSYS or what `pyfuse3.Operations` answers:
-for extended attributes that is on purpose, because while getxattr has an answer the kernel asks it before every
-write(2)."""
+Handlers that are not here answer ENOSYS or what `pyfuse3.Operations` answers. Those of extended
+attributes are in a class of their own, for mounts with `--xattr`: while getxattr has an answer the kernel asks it for
+`security.capability` before every write(2), and once it has answered ENOSYS never again."""
 
 import errno
 import logging
@@ -25,19 +25,24 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, T]]  # what an `async def` makes
+Ops = TypeVar("Ops", bound="Operations")
+Handler = Callable[Concatenate[Ops, P], Coroutine[Any, Any, T]]  # what an `async def` makes
 
 BLOCK_BYTES = 4096
+USER_XATTRS = b"user."
+NEVER_SET = (b"security.", b"trusted.")
+"""Of these there is none: ENODATA, on which getcap, the kernel and overlayfs go on in silence. ACLs (`system.*`) and
+what has no known prefix are not supported, which is what ls remembers for all files and cp takes chmod for."""
 QUIET = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ESTALE, errno.ENAMETOOLONG}
     | {errno.EILSEQ, errno.EROFS, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EBUSY, errno.EXDEV}
-    | {errno.ENOSPC, errno.EFBIG}
+    | {errno.ENOSPC, errno.EFBIG, errno.ENODATA}
 )
 """Answers that tell the program all there is to tell, or of which the file itself has left a line; others leave one
 here."""
 
 
-def answered(handler: Handler[P, T]) -> Handler[P, T]:
+def answered(handler: Handler[Ops, P, T]) -> Handler[Ops, P, T]:
     """Turn what a handler raises into what pyfuse3 may see: any other exception would end the mount.
 
     FUSEError and Cancelled pass, ours become their errno, anything else is a bug: one traceback and EIO.
@@ -45,7 +50,7 @@ def answered(handler: Handler[P, T]) -> Handler[P, T]:
     name = handler.__name__
 
     @wraps(handler)
-    async def wrapper(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: Ops, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -243,6 +248,42 @@ class Operations(pyfuse3.Operations):
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._fs.fsyncdir(fh)
+
+
+class OperationsWithXattrs(Operations):
+    """The same with extended attributes, of which only `user.*` reach the FileSystem.
+
+    What others may be asked for is answered as by a file system that has none of them. pyfuse3 keeps XATTR_CREATE and
+    XATTR_REPLACE to itself: it calls `getxattr` before `setxattr`."""
+
+    @answered
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not is_user_xattr(name):
+            raise FUSEError(errno.ENODATA if name.startswith(NEVER_SET) else errno.ENOTSUP)
+        return await self._fs.getxattr(inode, name)
+
+    @answered
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        return await self._fs.listxattr(inode)
+
+    @answered
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if not is_user_xattr(name):
+            raise FUSEError(errno.ENOTSUP)
+        await self._fs.setxattr(inode, name, value)
+
+    @answered
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        if not is_user_xattr(name):
+            raise FUSEError(errno.ENODATA if name.startswith(NEVER_SET) else errno.ENOTSUP)
+        await self._fs.removexattr(inode, name)
+
+
+def is_user_xattr(name: bytes) -> bool:
+    """Whether the name is of the one namespace that programs have for themselves. Raises EINVAL for its bare prefix."""
+    if name == USER_XATTRS:
+        raise FUSEError(errno.EINVAL)
+    return name.startswith(USER_XATTRS)
 
 
 def invalidate(names: Iterable[tuple[int, bytes]]) -> None:

@@ -77,7 +77,7 @@ def born(tree: Tree, parent: Inode, mode: int, caller: Caller) -> dict[str, Any]
 def show(inode: Inode, fields: Fields) -> None:
     """The inode is shown with these attributes as long as it lives."""
     state = inode.own
-    for name in ("mode", "uid", "gid", "mtime_ns", "atime_ns"):
+    for name in ("mode", "uid", "gid", "mtime_ns", "atime_ns", "xattrs"):
         if name in fields:
             setattr(state, name, fields[name])
 

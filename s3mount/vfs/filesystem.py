@@ -38,6 +38,7 @@ from s3mount.vfs.rename import rename
 from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.special_files import make_node, symlink
 from s3mount.vfs.tree import Tree
+from s3mount.vfs.xattrs import Xattrs
 
 STATFS = StatFs()
 
@@ -65,6 +66,7 @@ class FileSystem:
         self._changing = Changing(self._tree, self._handles)
         self._readings = Readings(self._tree)
         self._exact = Exact(self._tree)
+        self._xattrs = Xattrs(self._tree, self._changing, self._exact)
         self._tree.on_write = lambda directory: self._tree.background(pay_flag, self._tree, directory)
         # Who loses a lock file in the open looks for the winner's at once: the kernel must ask us then.
         self._negative_seconds = 0.0 if config.exclusive_create == "open" else config.negative_ttl_seconds
@@ -167,6 +169,20 @@ class FileSystem:
     def access(self, ino: int, mode: int, caller: Caller) -> bool:
         shown = self._tree.shown(self._inodes.get(ino))
         return may(shown.mode, shown.uid, shown.gid, caller, mode)
+
+    # extended attributes, all of them `user.*`
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        return await self._xattrs.get(self._inodes.get(ino), name)
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        return await self._xattrs.names(self._inodes.get(ino))
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
+        await self._xattrs.set(self._inodes.get(ino), name, value)
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        await self._xattrs.remove(self._inodes.get(ino), name)
 
     # files
 

@@ -33,7 +33,8 @@ class State:
     task runs the last release. `validated_until`: an open answered by ESTALE has just fetched this version, with
     these `headers`, for the open that follows; `lacks_tags`: but the tags that it has. Of attributes: see `carrying`
     for `pending`, `undated`, `carried` (the headers of the version of this etag) and `lent` (to the copy of a rename);
-    `changing`: tasks that store them; `change_error`: why some were not, which nobody was told.
+    `changing`: tasks that store them; `change_error`: why some were not, which nobody was told; `xattrs`: of a file,
+    all of them, once one was changed here.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class State:
         "unsure",
         "validated_until",
         "writers",
+        "xattrs",
     )
 
     def __init__(self) -> None:
@@ -84,6 +86,7 @@ class State:
         self.lent: trio.Event | None = None
         self.changing = 0
         self.change_error: S3MountError | None = None
+        self.xattrs: Mapping[str, bytes] | None = None
 
     @property
     def held(self) -> bool:
@@ -157,7 +160,7 @@ class Inode:
         state = self.state
         if state is None:
             return False
-        changed = (state.mode, state.uid, state.gid, state.mtime_ns) != (None, None, None, None)
+        changed = (state.mode, state.uid, state.gid, state.mtime_ns, state.xattrs) != (None, None, None, None, None)
         return changed or state.unsure or state.held
 
     @property
