@@ -102,7 +102,8 @@ def carry(tree: Tree, inode: Inode, file: File) -> None:
 def written(tree: Tree, inode: Inode, file: File) -> None:
     """The bytes change: their time is that of the upload, whatever a program has set before."""
     state = inode.own
-    if file.headers is state.undated:
+    set_since = state.pending is not None and not state.pending.keys().isdisjoint(UNDATED)
+    if file.headers is state.undated and not set_since:
         return
     if state.pending is not None:
         left = {name: value for name, value in state.pending.items() if name not in UNDATED}

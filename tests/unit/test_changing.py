@@ -875,6 +875,22 @@ async def test_what_is_created_below_a_setgid_directory_has_its_group_in_the_buc
         assert metadata(store, f"d/e/{FLAG}") == {"mode": kind, "gid": "77"}
 
 
+@run_virtual
+@pytest.mark.parametrize("body", [b"", b"y"])
+async def test_a_time_that_was_set_after_one_write_does_not_outlast_the_next(tmp_path: Path, body: bytes) -> None:
+    """Although both find the same headers."""
+    store = MemoryStore()
+    async with mounting(store, tmp_path) as kernel:
+        await prove(kernel)
+        await kernel.write("f", b"x")
+        await kernel.write("f", b"xx", os.O_WRONLY | os.O_APPEND)
+        await change(kernel, "f", mtime_ns=PAST, atime_ns=PAST)
+        await kernel.write("f", body, os.O_WRONLY | os.O_TRUNC)
+        await trio.sleep(5)
+        assert metadata(store, "f") == {}
+        assert (await kernel.stat("f")).mtime_ns > PAST
+
+
 # limits and modes
 
 
