@@ -131,19 +131,19 @@ def mkdir_with_mode(driver: Driver) -> None:
 def setxattr(driver: Driver) -> None:
     flags = driver.draws.choice((0, 0, os.XATTR_CREATE, os.XATTR_REPLACE))
     value = driver.data()[: driver.draws.randint(0, 60)]
-    driver.apply("setxattr", driver.name(), driver.draws.choice(XATTRS), value, flags)
+    driver.apply("setxattr", anything(driver), driver.draws.choice(XATTRS), value, flags)
 
 
 def getxattr(driver: Driver) -> None:
-    driver.apply("getxattr", driver.name(), driver.draws.choice(XATTRS))
+    driver.apply("getxattr", anything(driver), driver.draws.choice(XATTRS))
 
 
 def listxattr(driver: Driver) -> None:
-    driver.apply("listxattr", driver.name())
+    driver.apply("listxattr", anything(driver))
 
 
 def removexattr(driver: Driver) -> None:
-    driver.apply("removexattr", driver.name(), driver.draws.choice(XATTRS))
+    driver.apply("removexattr", anything(driver), driver.draws.choice(XATTRS))
 
 
 # other users

@@ -32,7 +32,28 @@ def handler_bugs() -> None:
     FileSystem.lookup = planted  # type: ignore[method-assign]
 
 
-PLANTS: dict[str, Callable[[], None]] = {"handler-bugs": handler_bugs}
+def tell_xattrs() -> None:
+    """Each call of a handler of extended attributes, be it one that answers ENOSYS, leaves its name in a file beside
+    STACKS."""
+    import pyfuse3
+
+    from s3mount.fuse import OperationsWithXattrs
+
+    calls = Path(sys.argv[1]).with_name("xattr-calls").open("w", buffering=1)
+
+    def telling(name: str, handler: Any) -> Any:
+        async def planted(self: Any, *arguments: Any) -> Any:
+            print(name, file=calls)
+            return await handler(self, *arguments)
+
+        return planted
+
+    for owner in (pyfuse3.Operations, OperationsWithXattrs):
+        for name in ("getxattr", "setxattr", "listxattr", "removexattr"):
+            setattr(owner, name, telling(name, vars(owner)[name]))
+
+
+PLANTS: dict[str, Callable[[], None]] = {"handler-bugs": handler_bugs, "tell-xattrs": tell_xattrs}
 
 
 def write_tasks(path: Path) -> None:

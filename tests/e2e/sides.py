@@ -227,10 +227,25 @@ def tree(root: Path) -> Tree:
 
 
 def attribute_differences(left: Path, right: Path) -> list[str]:
-    """What differs in modes, owners and times of two equal trees, the roots included."""
+    """What differs in modes, owners, times and extended attributes of two equal trees, the roots included."""
     names = ["", *(name for name, _ in _below(right))]
-    pairs = [(name, attributes((left / name).lstat()), attributes((right / name).lstat())) for name in names]
-    return [f"{name!r}: {tuple(here)} instead of {tuple(there)}" for name, here, there in pairs if here != there]
+    pairs = [(name, _all_attributes(left / name), _all_attributes(right / name)) for name in names]
+    return [f"{name!r}: {here} instead of {there}" for name, here, there in pairs if here != there]
+
+
+def _all_attributes(path: Path) -> tuple[object, ...]:
+    return (*attributes(path.lstat()), user_xattrs(path))
+
+
+def user_xattrs(path: Path) -> dict[str, bytes]:
+    """Those that programs have given it; none where there are none at all."""
+    try:
+        names = [name for name in os.listxattr(path, follow_symlinks=False) if name.startswith("user.")]
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _below(root: Path, prefix: str = "") -> Iterator[tuple[str, "os.DirEntry[str]"]]:
