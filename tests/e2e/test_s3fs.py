@@ -19,7 +19,8 @@ from s3mount.config import Config
 from s3mount.vfs.attributes import SECOND_NS, Special
 from s3mount.vfs.metadata import metadata_with, special_of
 from s3mount.vfs.rebuild import rebuild_flags
-from tests.e2e.mounting import START_SECONDS, Mounts, Place
+from tests.e2e.mounting import START_SECONDS, Mounts, Place, eventually
+from tests.e2e.sides import user_xattrs
 from tests.e2e.watchdog import Watchdog, connection_of, detach
 from tests.servers import Server, make_bucket
 from tests.store.places import opened
@@ -181,6 +182,31 @@ def test_a_mount_shows_what_s3fs_has_stored_at_once_or_after_flags_were_rebuilt(
     trio.run(rebuild)
     flagged = mounts.start().root
     assert {name: shown(flagged / name) for name in names} == {name: shown(root / name) for name in names}
+
+
+def test_a_mount_shows_extended_attributes_that_s3fs_has_stored(moto_place: Place, s3fs: S3fs, mounts: Mounts) -> None:
+    """Of directories too, which it keeps on the marker."""
+    root = s3fs(moto_place)
+    (root / "file").write_bytes(b"body")
+    (root / "dir").mkdir()
+    for name, value in XATTRS.items():
+        os.setxattr(root / "file", name, value)
+        os.setxattr(root / "dir", name, value)
+    mounted = mounts.start("--xattr", "--attributes=always", place=moto_place).root
+    assert user_xattrs(mounted / "file") == XATTRS
+    assert user_xattrs(mounted / "dir") == XATTRS
+
+
+def test_s3fs_shows_extended_attributes_that_a_mount_has_stored(place: Place, s3fs: S3fs, mounts: Mounts) -> None:
+    mounted = mounts.start("--xattr").root
+    (mounted / "file").write_bytes(b"body")
+    for name, value in XATTRS.items():
+        os.setxattr(mounted / "file", name, value)
+    (mounted / "file").chmod(0o600)
+    assert eventually(lambda: (said(place, "file").xattrs, said(place, "file").mode) == (XATTRS, stat.S_IFREG | 0o600))
+    root = s3fs(place)
+    assert user_xattrs(root / "file") == XATTRS
+    assert (root / "file").stat().st_mode == stat.S_IFREG | 0o600
 
 
 def shown(path: Path) -> tuple[int, ...]:
