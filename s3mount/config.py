@@ -83,7 +83,6 @@ class Config:
     """A directory with more objects below it is not renamed."""
     public_url: str | None = None
     """Where a CDN shows the bucket: `s3mount url` gives addresses below it."""
-    names_max: int = 2_000_000
     listed_names_max: int = 500_000
     """Names held in listings of directories, over all directories; the least recently used listing goes first."""
 

@@ -75,7 +75,7 @@ def flags_text(flags: Fields) -> str:
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """A part of the status as lines; tables of numbers in one line, lists of paths one a line."""
+    """A part of the status as lines; tables of numbers in one line, of lists each item."""
     words = name.replace("_", " ")
     if isinstance(value, dict) and value.keys() >= {"count", "paths"} and isinstance(value["paths"], list):
         yield words, value["count"]
@@ -86,10 +86,17 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
         for key, item in value.items():
             yield from _flat(key, item)
     elif isinstance(value, list):
-        told = [" ".join(map(str, item.values())) if isinstance(item, dict) else str(item) for item in value]
-        yield words, ", ".join(told) or "none"
+        told = [_line(item) if isinstance(item, dict) else str(item) for item in value]
+        yield words, told[0] if told else "none"
+        yield from (("", line) for line in told[1:])
     else:
         yield words, _readable(name, value)
+
+
+def _line(item: Fields) -> str:
+    """from d/ to e/, done 3, total 500."""
+    words = [f"{name.removesuffix('_ns').replace('_', ' ')} {_readable(name, part)}" for name, part in item.items()]
+    return ", ".join(words)
 
 
 def _object_rows(found: Fields) -> Iterator[tuple[str, object]]:
@@ -157,6 +164,8 @@ def duration(value: object) -> str:
 
 
 def _readable(name: str, value: object) -> str:
+    if name.endswith("_ns"):
+        return instant(value)
     return size(value) if name.endswith("_bytes") and isinstance(value, int) else yes(value)
 
 

@@ -7,12 +7,12 @@ then. A later failure is undone here, logged, and answered by the next fsync, fl
 directory's changes are stored at once.
 
 The state: the inodes whose changes are held, each with a task that waits; those whose held changes are being stored;
-the prefixes in which a change was stored.
+the prefixes in which a change was stored; the latest failures of what had been answered, for `status`.
 """
 
 import logging
 import stat
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Any
 
 import trio
@@ -33,6 +33,7 @@ from s3mount.vfs.carrying import (
     special_in,
     undo,
 )
+from s3mount.vfs.deleting import Failure
 from s3mount.vfs.directory_attributes import describe_directory, look_at_directory
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
@@ -46,6 +47,7 @@ HELD_MAX = 10_000
 """More than these are stored before they are answered."""
 STORES_MAX = 16
 PREFIXES_MAX = 10_000
+SHOWN_MAX = 100
 NOTHING = Headers()
 
 
@@ -59,6 +61,7 @@ class Changing:
         self._storing: dict[Inode, trio.Event] = {}
         self._proven: OrderedDict[str, None] = OrderedDict()
         self._limit = trio.Semaphore(STORES_MAX)
+        self.failures: deque[Failure] = deque(maxlen=SHOWN_MAX)
 
     async def change(self, inode: Inode, changes: Changes, fh: int | None) -> None:
         """SETATTR but for the size. Raises what kept an earlier change of this file from being stored."""
@@ -200,6 +203,7 @@ class Changing:
 
     def _undo(self, inode: Inode, error: S3MountError) -> None:
         log.error("attributes not stored, undone path=%s reason=%s", escaped(inode.path), error)
+        self.failures.append(Failure(inode.path, str(error)))
         undo(self._tree, inode)
         self._other_version(inode, error)
 

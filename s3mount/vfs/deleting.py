@@ -48,7 +48,7 @@ SHOWN_MAX = 100
 
 
 class Failure(NamedTuple):
-    """A file that was not deleted although rm had succeeded: its path, and why."""
+    """What was answered and did not last, a deletion or a change: the path, and why."""
 
     path: str
     reason: str

@@ -280,7 +280,7 @@ class FileSystem:
     @property
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows of names and files."""
-        return figures(self._tree)
+        return figures(self._tree, self._changing)
 
     @property
     def hidden_count(self) -> int:

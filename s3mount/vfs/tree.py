@@ -18,7 +18,6 @@ from socket import gethostname
 import trio
 
 from s3mount.config import Config
-from s3mount.data.intents import Intent
 from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
 from s3mount.data.undertakings import Undertakings
@@ -108,11 +107,6 @@ class Tree:
         self._file_mode = stat.S_IFREG | (config.file_mode & ~config.umask & 0o7777)
         self._dir_mode = stat.S_IFDIR | (config.dir_mode & ~config.umask & 0o7777)
         self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}
-
-    @property
-    def foreign_intents(self) -> tuple[Intent, ...]:
-        """Renames of directories that others have under way, or left half done."""
-        return self.undertakings.foreign
 
     # how an inode is shown
 

@@ -75,6 +75,11 @@ class Walks:
         self.refused = not ttl_seconds or not walk_ttl_seconds
         self.sweeping = False
 
+    @property
+    def under_way(self) -> int:
+        """How many go on, or have not been over for long."""
+        return len(self._walks)
+
     def read(self, prefix: str, now: float) -> Walk | None:
         """The directory must be listed from its beginning, or on: the walk that may tell of it."""
         for above, name in self._above(prefix):

@@ -321,7 +321,7 @@ async def test_foreign_intents_and_unfinished_ones_can_be_told(tmp_path: Path) -
         await other.begin("p/x/", "p/y/", {})
     async with mounted(store, tmp_path, prefix="p/") as kernel:
         await kernel.fs.recover()
-        (foreign,) = kernel.fs._tree.foreign_intents
+        (foreign,) = kernel.fs._tree.undertakings.foreign
         assert (foreign.owner, foreign.former) == ("theirs", "p/x/")
         store.undeletable["p/d/a"] = AccessDenied("403", status=403)
         await kernel.rename("d", "e")
