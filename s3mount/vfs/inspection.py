@@ -106,7 +106,9 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
     way. Raises NoEntry for what cannot be a path.
     """
     parent, inode, name = None, tree.inodes.root, ""
-    for name in _names(path):
+    names = list(_names(path))
+    _forget_unasked(tree, names)
+    for name in names:
         if inode.children is None:
             return []
         child = inode.children.get(name)
@@ -120,7 +122,7 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
         parent.contents.flag = None
     if inode.children is None:
         assert parent is not None
-        return list(_forget_file(parent, inode))
+        return list(_forget_file(tree, parent, inode))
     inode.fresh_until = 0.0
     return await _forget_below(tree, inode)
 
@@ -135,7 +137,6 @@ async def _forget_below(tree: Tree, top: Inode) -> list[KernelName]:
             continue
         directory.forget_all()
         directory.flag = None
-        tree.told.forget_directory(directory.prefix)
         parent.exact_until = 0.0
         if parent.parent is not None:
             directory.marker = None
@@ -147,18 +148,35 @@ async def _forget_below(tree: Tree, top: Inode) -> list[KernelName]:
                 child.fresh_until = 0.0
                 waiting.append(child)
             elif child.linked:
-                names += _forget_file(child.parent or parent, child)
+                names += _forget_file(tree, child.parent or parent, child)
     # A prefix that is thought to be without keys is looked at again.
     removed, prefix = tree.listings.removed, top.contents.prefix
     removed.update(dict.fromkeys([known for known in removed if known.startswith(prefix)], -inf))
     return names
 
 
-def _forget_file(parent: Inode, inode: Inode) -> Iterator[KernelName]:
+def _forget_unasked(tree: Tree, names: list[str]) -> None:
+    """What walks and HEADs have told of what may have no inode, at this path and below, or are about to tell."""
+    shelf = tree.listings.shelf
+    above = tree.config.prefix + "".join(f"{name}/" for name in names[:-1])
+    if names:
+        tree.told.forget_unsettled(f"{above}{names[-1]}/")
+        shelf.discard(above)  # it tells of the last name
+        shelf.changed(above, names[-1])
+    else:
+        tree.told.forget_unsettled(above)
+        shelf.clear()
+        shelf.moved(above)
+
+
+def _forget_file(tree: Tree, parent: Inode, inode: Inode) -> Iterator[KernelName]:
     state = inode.state
     if state is not None and (state.held or state.handles):
         return  # what it is, this mount knows best
     inode.fresh_until = 0.0
+    if inode.known is not None and inode.exact_until != inf:
+        inode.exact_until = 0.0
+        tree.told.forget(inode.known)
     if state is not None:
         state.validated_until = 0.0
     yield parent.ino, inode.name.encode()

@@ -41,7 +41,7 @@ class Meanwhile:
                 if prefix in self.names:
                     return True
                 prefix = prefix[: prefix.rfind("/", 0, -1) + 1]
-        return False
+        return "" in self.names
 
 
 class Shelf:

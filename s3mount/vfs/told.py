@@ -80,6 +80,18 @@ class Told:
         for version in [version for version in self._known if not version[1] and version[0].startswith(prefix)]:
             del self._known[version]
 
+    def forget(self, listed: Listed) -> None:
+        """What is known of this version of a file, if not for good."""
+        version = (listed.key, listed.etag, whole_seconds(listed.last_modified_ns))
+        if version in self._known and self._known[version].until != inf:
+            del self._known[version]
+
+    def forget_unsettled(self, prefix: str) -> None:
+        """What is believed for a while only, of the directory or file at this prefix, and of all below it."""
+        for version, known in list(self._known.items()):
+            if known.until != inf and (version[0].startswith(prefix) or version[0] == prefix[:-1]):
+                del self._known[version]
+
     def _find(self, version: tuple[str, str, int], now: float) -> Known | None:
         known = self._known.get(version)
         if known is None:
