@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from s3mount.data.ahead import Ahead
 from s3mount.data.describe import describe
+from s3mount.data.forsaking import Forsaking
 from s3mount.data.layers import Layers
 from s3mount.data.orphans import Keeping
 from s3mount.data.reading import Reader
@@ -55,6 +56,7 @@ class File:
         self._keeping = Keeping(storage.orphans, storage.staging, storage.blocks, self._layers)
         self._pristine = base is None
         self._ahead = Ahead(storage, self._layers, self._syncing)
+        self._forsaking = Forsaking(self._syncing, self._keeping, self._ahead)
         self._on_stored = on_stored
         self._closed = False
 
@@ -347,37 +349,16 @@ class File:
     async def unlink(self, *, read_on: bool = True) -> None:
         """Delete the object; this file is never stored again, and stays readable and writable if anybody may
         `read_on`."""
-
-        async def remove() -> None:
-            self._syncing.check_parted()
-            await self._syncing.expectation.delete(self._storage.store, self._keeping.former, self.key)
-
-        await self._forsake(remove, read_on=read_on)
+        await self._forsaking.unlink(self._storage.store, read_on=read_on)
 
     async def replaced(self, replace: Callable[[], Awaitable[None]], *, read_on: bool = True) -> None:
         """Another object takes the key, by `replace`: as `unlink`, but nothing is deleted. No upload runs meanwhile;
         what `replace` raises leaves the file as it was."""
-        await self._forsake(replace, read_on=read_on)
+        await self._forsaking.replaced(replace, read_on=read_on)
 
     async def superseded(self) -> None:
         """Another object has taken the key: as `replaced`, but what is not here can be read by a version id only."""
-
-        async def pin() -> None:
-            if not self.parted:
-                self._keeping.begin()
-                self._keeping.pin()
-
-        await self._syncing.forsake(pin, self._keeping.undo)
-
-    async def _forsake(self, remove: Callable[[], Awaitable[None]], *, read_on: bool) -> None:
-        async def act() -> None:
-            if not self.parted:  # what it shows is elsewhere then
-                self._keeping.begin()
-                if read_on:
-                    await self._keeping.keep(readable=self._ahead.returns)
-            await remove()
-
-        await self._syncing.forsake(act, self._keeping.undo)
+        await self._forsaking.superseded()
 
     def discard(self) -> None:
         """Drop what the bucket lacks; syncs fail from then on, for whoever has written meanwhile."""

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
+from s3mount.data.conflict import Conflict
 from s3mount.data.content import Content
 from s3mount.data.grid import SendPart
+from s3mount.data.layers import Layers
 from s3mount.data.plan import CopyPart, Put, Step, is_plain, plan_upload
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
@@ -60,6 +62,22 @@ class Epoch:
         self.copies_base = True
         self.publishing = False
         self.expected_etag: str | None = None
+
+
+def freeze(
+    layers: Layers, key: str, headers: Headers, condition: Condition, stream: Stream | None, conflict: Conflict | None
+) -> Epoch:
+    """The epoch of what the file is now; in a conflict of what its copy holds, under the key of that."""
+    size, content = layers.size, layers.freeze()
+    start = 0
+    if conflict is not None:
+        start, size = conflict.range(content, size)
+        key = conflict.key
+    epoch = Epoch(key, content, start, size, headers, condition, stream)
+    base = content.base
+    # Of a base that another client has replaced, what the cache or its version id still gives is sent.
+    epoch.copies_base = base is not None and not base.pinned and (conflict is None or base.key == key)
+    return epoch
 
 
 async def publish(storage: Storage, epoch: Epoch) -> Stored:

@@ -14,7 +14,7 @@ from s3mount.data.attempts import Attempt, Attempts
 from s3mount.data.conflict import Conflict
 from s3mount.data.expectation import Expectation
 from s3mount.data.layers import Layers
-from s3mount.data.publishing import Epoch, publish
+from s3mount.data.publishing import Epoch, freeze, publish
 from s3mount.data.restating import Carried, restate, restating
 from s3mount.data.storage import Storage
 from s3mount.data.stream import Stream
@@ -306,19 +306,10 @@ class Syncing:
             stream.multipart.condition = self.condition
             if self._layers.size <= self._storage.put_max_bytes and not stream.lacks_bytes:
                 self.drop_stream()
-        size, content = self._layers.size, self._layers.freeze()
-        start = 0
-        if self.conflict is not None:
-            start, size = self.conflict.range(content, size)
-            self.key = self.conflict.key
         # A stream carries what it was opened with; what it lacks of the headers is given to the object afterwards.
         headers = self.carried.headers if self.stream is None else self.stream.multipart.headers
-        self.epoch = Epoch(self.key, content, start, size, headers, self.condition, self.stream)
-        base = content.base
-        # Of a base that another client has replaced, what the cache or its version id still gives is sent.
-        self.epoch.copies_base = (
-            base is not None and not base.pinned and (self.conflict is None or base.key == self.key)
-        )
+        self.epoch = freeze(self._layers, self.key, headers, self.condition, self.stream, self.conflict)
+        self.key = self.epoch.key
         self._storage.budget.will_free()
         return self.epoch
 
