@@ -160,6 +160,7 @@ class MemoryStore:
         self._deletes_many = deletes_many
         self.undeletable: dict[str, Refused] = {}
         self._renaming = renaming
+        self.keeps_conditions = conditions == "kept"
         self.renames = renaming == "kept"
         self.refusals = 0
         self._faults: list[_Fault] = []

@@ -217,6 +217,10 @@ class ObjectStore(Protocol):
         """
 
     @property
+    def keeps_conditions(self) -> bool:
+        """Whether the conditions of a PUT are kept, as far as is known; what is lacking is not sent."""
+
+    @property
     def renames(self) -> bool:
         """Whether `rename` may be asked for: it was seen to work, and was not refused since."""
 

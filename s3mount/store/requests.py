@@ -246,6 +246,11 @@ class Requests:
                 self._keeps[name] = kept
         self.renames = self.renames if found.rename is None else found.rename
 
+    @property
+    def keeps_conditions(self) -> bool:
+        """Whether no condition of a PUT was found lacking."""
+        return self._keeps.get("put_if_absent", True) and self._keeps.get("put_if_match", True)
+
     def conditional(
         self, operation: str, key: str, condition: Condition, act: Callable[[Condition], Awaitable[T]]
     ) -> Awaitable[T]:

@@ -341,6 +341,10 @@ class S3Store:
         return Stored(info.etag, info.last_modified_ns, info.version_id) if ours else None
 
     @property
+    def keeps_conditions(self) -> bool:
+        return self._requests.keeps_conditions
+
+    @property
     def renames(self) -> bool:
         return self._requests.renames and renaming.permits(self._config)
 

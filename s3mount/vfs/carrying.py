@@ -22,6 +22,7 @@ from s3mount.vfs.attributes import PLAIN, Caller, Special
 from s3mount.vfs.flags import raise_flag
 from s3mount.vfs.inodes import NO_HEADERS, Inode
 from s3mount.vfs.metadata import METADATA_MAX_BYTES, metadata_bytes, metadata_with, normalized, special_of
+from s3mount.vfs.told import is_node
 from s3mount.vfs.tree import Tree
 
 Fields = Mapping[str, Any]
@@ -126,8 +127,9 @@ async def announce(tree: Tree, inode: Inode) -> None:
     state, parent = inode.own, inode.parent
     if state.file is None or parent is None or tree.config.attributes != "auto":
         return
-    if not state.file.parted and special_in(tree, state.file.headers):
-        await raise_flag(tree, parent.contents)
+    special = PLAIN if state.file.parted else special_in(tree, state.file.headers)
+    if special:
+        await raise_flag(tree, parent.contents, nodes=is_node(special))
 
 
 # what was stored
@@ -210,8 +212,8 @@ async def lend(tree: Tree, inode: Inode, parent: Inode) -> tuple[Fields, Headers
     headers = headers_with(tree, headers, dated(tree, inode, pending, headers))
     state.pending, state.lent = None, trio.Event()
     try:
-        if tree.config.attributes == "auto" and special_in(tree, headers):
-            await raise_flag(tree, parent.contents)
+        if special := special_in(tree, headers):
+            await raise_flag(tree, parent.contents, nodes=is_node(special))
     except BaseException:
         give_back(inode, pending)
         raise

@@ -36,12 +36,13 @@ class Raising:
 class Directory:
     """The contents of one directory, as far as they are known, and what decides how to ask for more.
 
-    The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays
-    of requests under way, `local` (names whose files were created here and are not in the bucket yet), `pending`
-    (names that are gone here and not from the bucket yet), `marker`
-    (None: not known), `flag`: whether the bucket says that attributes here may be special (None: not known), as known
-    at `flag_at`; `flag_date_ns`: the Date of the reply in which it was absent; `flag_owed`: only we know that it
-    should be there; `raising`: it is being put; `opened` handles and since when, misses within the running lifetime,
+    The state: `pages` (sorted by start) and `windows`, `reading` (spans that handles are in the middle of), overlays of
+    requests under way, `local` (names whose files were created here and are not in the bucket yet), `pending` (names
+    that are gone here and not from the bucket yet), `marker` (None: not known), `flag`: whether the bucket says that
+    attributes here may be special (None: not known), as known at `flag_at`; `nodes`: whether, by a flag that is there,
+    entries may be links and nodes; `flag_date_ns`: the Date of the reply that told; `flag_owed`, `nodes_owed`: only we
+    know that the flag should be there, or say so; `raising`: it is being put; `opened` handles and since when, misses
+    within the running lifetime,
     and the event of a page being fetched for lookups.
     """
 
@@ -57,6 +58,8 @@ class Directory:
         "marker",
         "miss_count",
         "miss_since",
+        "nodes",
+        "nodes_owed",
         "opened",
         "opened_since",
         "pages",
@@ -83,6 +86,8 @@ class Directory:
         self.flag_date_ns = 0 if shelved is None else shelved.flag_date_ns
         self.flag_owed = False
         self.raising: Raising | None = None
+        self.nodes = True if shelved is None else shelved.nodes
+        self.nodes_owed = False
         self.removed = False
         self.opened = 0
         self.opened_since = 0.0

@@ -10,7 +10,7 @@ import trio
 from s3mount.errors import Exists, NotFound, PreconditionFailed, Unavailable
 from s3mount.store.base import ABSENT, Condition, Headers
 from s3mount.vfs.carrying import Fields, headers_with, special_in
-from s3mount.vfs.flags import FLAG, FLAG_HEADERS, raise_flag
+from s3mount.vfs.flags import FLAG, FLAG_HEADERS, flag_body, is_put, raise_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.tree import Tree
 
@@ -26,7 +26,7 @@ async def describe_new(tree: Tree, parent: Inode, prefix: str, fields: Fields) -
         return None
     await _flag_parent(tree, parent)
     try:
-        await tree.store.put(prefix + FLAG, (), headers, ABSENT)
+        await tree.store.put(prefix + FLAG, flag_body(tree.store, nodes=False), headers, ABSENT)
     except PreconditionFailed as error:
         parent.contents.forget_all()
         raise Exists(prefix) from error
@@ -41,9 +41,11 @@ async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
         try:
             info = await tree.store.head(key)
             former, condition = info.headers, Condition(etag=info.etag)
+            nodes, date_ns = info.size > 0, info.date_ns
             said: Fields = {}
         except NotFound:
             former, condition = FLAG_HEADERS, ABSENT
+            nodes, date_ns = directory.flag_owed, 0
             # The marker may have said more, of which no notice is taken beside a flag.
             said = {} if inode.special is None else {name: getattr(inode.special, name) for name in KEPT}
         headers = headers_with(tree, former, {**said, **fields, "ctime_ns": None}, kind=stat.S_IFDIR)
@@ -51,7 +53,9 @@ async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
             if inode.parent is not None:
                 await _flag_parent(tree, inode.parent)
             try:
-                await tree.store.put(key, (), headers, condition)
+                body = flag_body(tree.store, nodes=nodes or directory.nodes_owed)
+                stored = await tree.store.put(key, body, headers, condition)
+                nodes, date_ns = bool(body), stored.last_modified_ns
             except PreconditionFailed:
                 continue
         if directory.removed or directory.prefix + FLAG != key:
@@ -61,7 +65,7 @@ async def describe_directory(tree: Tree, inode: Inode, fields: Fields) -> None:
                 return
             continue
         if condition is not ABSENT or headers is not former:
-            directory.flag, directory.flag_at = True, trio.current_time()
+            is_put(directory, date_ns, nodes=nodes)
         told(tree, inode, headers)
         return
     raise Unavailable(f"{inode.path}: others change its attributes again and again")
@@ -85,4 +89,4 @@ def told(tree: Tree, inode: Inode, headers: Headers) -> None:
 
 async def _flag_parent(tree: Tree, parent: Inode) -> None:
     if tree.config.attributes == "auto":
-        await raise_flag(tree, parent.contents)
+        await raise_flag(tree, parent.contents, nodes=False)

@@ -19,6 +19,7 @@ from s3mount.vfs.directory_attributes import describe_new, told
 from s3mount.vfs.flags import (
     FLAG,
     FLAG_HEADERS,
+    flag_body,
     is_kept_beside,
     learn_flag,
     lower_flag,
@@ -101,10 +102,10 @@ async def _create_stored(
     flagged = tree.config.attributes == "auto" and bool(special_in(tree, headers))
     try:
         if flagged:
-            await raise_flag(tree, parent.contents)
+            await raise_flag(tree, parent.contents, nodes=False)
         stored = await tree.store.put(key, (), headers, ABSENT)
         if flagged:
-            await raise_flag(tree, parent.contents)
+            await raise_flag(tree, parent.contents, nodes=False)
     except PreconditionFailed as error:
         tree.distrust(parent, name)
         raise Exists(f"{parent.path}/{name}") from error
@@ -178,7 +179,8 @@ async def mkdir(tree: Tree, parent: Inode, name: bytes, mode: int, caller: Calle
         # The name was absent a moment ago, so nothing is in there but what comes through us.
         directory.add_page(directory.corrected(Span(BEGIN, END, {}, fetched=started), {}))
     if fresh or described is not None:
-        note_flag(directory, started, stored.last_modified_ns, present=described is not None)
+        size = None if described is None else len(flag_body(tree.store, nodes=False))
+        note_flag(directory, started, stored.last_modified_ns, size=size)
     told(tree, inode, FLAG_HEADERS if described is None else described)
     own(tree, inode, fields)
     return inode

@@ -35,13 +35,15 @@ SKIPPED_MAX = 16
 
 
 class Run:
-    """A directory whose names are looked up in order: up to where, and how many are asked for ahead."""
+    """A directory whose names are looked up in order: up to where, how many are asked for ahead, and whether files are
+    looked up that were listed as such: who looks for types only leaves them out."""
 
-    __slots__ = ("position", "window")
+    __slots__ = ("files", "position", "window")
 
     def __init__(self, position: str, window: int) -> None:
         self.position = position
         self.window = window
+        self.files = False
 
 
 class Exact:
@@ -62,7 +64,7 @@ class Exact:
                 return None, until
             exact = self._is_settled(inode)
             if not turn and (not exact or parent.ino in self._runs):
-                self._follow(parent, name)
+                self._follow(parent, name, inode)
             if exact:
                 return inode, until
             try:
@@ -172,7 +174,7 @@ class Exact:
 
     # ahead
 
-    def _follow(self, parent: Inode, name: str) -> None:
+    def _follow(self, parent: Inode, name: str, inode: Inode) -> None:
         """A name is looked up: if in order, ask for those that follow."""
         directory, at = parent.contents, slot(name)
         now = trio.current_time()
@@ -189,15 +191,18 @@ class Exact:
             in_order = run.position < at and _between(directory, run.position, at, now) <= run.window + SKIPPED_MAX
             run.window = min(max(2 * run.window, FIRST_WINDOW), limit) if in_order else 0
             run.position = at
+        run.files = run.files or self._tree.is_file(inode)
         if page is not None:
-            self._send(parent, page, page.after(at)[: run.window], now)
+            self._send(parent, page, page.after(at)[: run.window], now, files=run.files)
 
-    def _send(self, parent: Inode, page: Span, following: list[str], now: float) -> None:
+    def _send(self, parent: Inode, page: Span, following: list[str], now: float, *, files: bool) -> None:
         tree = self._tree
         for name in following:
             entry = page.entries[name]
             child = parent.dentries.get(name)
             if entry is LOCAL or (child is not None and tree.is_exact(child, now)):
+                continue
+            if not files and isinstance(entry, Listed) and tree.lists_file(parent.contents, entry):
                 continue
             key = _key(parent.contents, name, entry)
             known = tree.told.find(entry, now) if isinstance(entry, Listed) else tree.told.find_directory(key, now)

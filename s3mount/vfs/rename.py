@@ -37,6 +37,7 @@ from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY, LOCAL, escaped
 from s3mount.vfs.lookup import ask_store, require, resolve
 from s3mount.vfs.moving import move_directory
+from s3mount.vfs.told import is_node
 from s3mount.vfs.tree import Tree
 from s3mount.vfs.versions import as_listed, copy_version, move_version
 
@@ -69,7 +70,7 @@ async def rename(
     if new_parent is not old_parent:
         await keep_directory(tree, old_parent, old)
         if _may_be_special(inode, old_parent):
-            await raise_flag(tree, new_parent.contents)
+            await raise_flag(tree, new_parent.contents, nodes=_may_be_node(tree, inode, old_parent))
     if inode.children is None:
         lent = await lend(tree, inode, new_parent)
         condition = ABSENT if no_replace else ALWAYS
@@ -121,6 +122,12 @@ async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_pare
 def _may_be_special(inode: Inode, parent: Inode) -> bool:
     """Whether the directory that it moves to needs a flag; what nobody has asked for may be special."""
     return inode.special != PLAIN and (inode.special is not None or parent.contents.flag is not False)
+
+
+def _may_be_node(tree: Tree, inode: Inode, parent: Inode) -> bool:
+    if inode.special is not None or inode.known is None:
+        return is_node(inode.special)
+    return not tree.lists_file(parent.contents, inode.known)
 
 
 async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix: str) -> None:

@@ -16,11 +16,12 @@ from s3mount.vfs.spans import Span
 @dataclass(slots=True)
 class Shelved:
     """One directory. `marker` and `flag` None: not known; `flag_at`: when the request that told of it was sent,
-    `flag_date_ns`: the Date of its reply."""
+    `flag_date_ns`: the Date of its reply, `nodes`: whether it spoke of links and nodes."""
 
     spans: list[Span] = field(default_factory=list)
     marker: bool | None = None
     flag: bool | None = None
+    nodes: bool = True
     flag_at: float = 0.0
     flag_date_ns: int = 0
 

@@ -1,7 +1,7 @@
 """Names of what is no regular file: symbolic links, FIFOs, sockets, devices.
 
 Each is an object whose metadata says what it is; of a link the body is its target, the others have none. No state. The
-flag of the directory is there before the object.
+flag of the directory is there before the object, and speaks of such.
 """
 
 import stat
@@ -87,4 +87,4 @@ async def _store(
 
 async def _flag(tree: Tree, parent: Inode) -> None:
     if tree.config.attributes == "auto":
-        await raise_flag(tree, parent.contents)
+        await raise_flag(tree, parent.contents, nodes=True)

@@ -37,7 +37,7 @@ class Told:
     carry: dict[str, Entry]
     cut: Cut | None
     marker: Listed | None
-    reserved: frozenset[str]
+    reserved: dict[str, Listed]
     hidden: tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def read_walk(root: str, page: Page, began: str, cuts: Mapping[str, Cut]) -> lis
         directories.update(folder.directories)
         entries, carry = arrange(files, directories, start, stop, folder.hidden)
         cut = Cut(stop, carry, before.pages + 1) if stops else None
-        reserved = frozenset(name for name in folder.files if is_reserved(name))
+        reserved = {name: listed for name, listed in folder.files.items() if is_reserved(name)}
         told.append(Told(prefix, start, stop, entries, carry, cut, folder.marker, reserved, tuple(folder.hidden)))
     return told
 

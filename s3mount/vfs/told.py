@@ -122,6 +122,30 @@ def special_from(info: ObjectInfo) -> Special:
     return special or PLAIN
 
 
+def is_node(special: Special | None) -> bool:
+    """Whether it is neither a file nor a directory."""
+    return special is not None and special.mode is not None and stat.S_IFMT(special.mode) in LIKE_FILES
+
+
+def meet(directory: Directory, special: Special) -> None:
+    """An entry was found to be special: the directory's flag should say so, whether or not it does in the bucket."""
+    if not directory.flag:
+        # Whoever stores attributes without a flag stores links, too.
+        directory.flag = directory.flag_owed = directory.nodes = True
+    if is_node(special) and (directory.flag_owed or not directory.nodes):
+        directory.nodes = directory.nodes_owed = True
+
+
+def said_file(directory: Directory, listed: Listed, *, by_flag: bool) -> bool:
+    """Whether the entry is a regular file, whatever its attributes: too long for a link, or the directory's flag said
+    that there are no links and nodes when it was there already."""
+    # A FIFO, socket or device has no content.
+    if listed.size >= PATH_MAX_BYTES:
+        return True
+    told = by_flag and directory.flag is True and not directory.nodes
+    return told and listed.last_modified_ns <= directory.flag_date_ns - SETTLED_NS
+
+
 def said_plain(directory: Directory, listed: Listed) -> bool:
     """Whether the entry's attributes are the defaults, because the directory had no flag when it was there already."""
     return directory.flag is False and listed.last_modified_ns <= directory.flag_date_ns - SETTLED_NS

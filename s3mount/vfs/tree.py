@@ -32,7 +32,7 @@ from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.metadata import normalized
 from s3mount.vfs.recall import Recall
-from s3mount.vfs.told import PATH_MAX_BYTES, Told, said_plain
+from s3mount.vfs.told import Told, meet, said_file, said_plain
 from s3mount.vfs.transits import Transits
 from s3mount.vfs.walks import Walks
 
@@ -156,8 +156,7 @@ class Tree:
         if inode.children is not None:
             kind = stat.S_IFDIR
         else:
-            # What is longer than any path is no link, and a FIFO, socket or device has no content.
-            kind = stat.S_IFREG if inode.size >= PATH_MAX_BYTES else 0
+            kind = stat.S_IFREG if self.is_file(inode) else 0
         return Attributes(inode.ino, kind, 1, 0, 0, -1, 0, 0, 0, 0, 0.0, 0.0)
 
     def _look_alike(self, inode: Inode, other: Special) -> bool:
@@ -166,6 +165,15 @@ class Tree:
         mode = self._file_mode if inode.children is None else self._dir_mode
         normal = partial(normalized, mode=mode, uid=self.config.uid, gid=self.config.gid)
         return inode.special == other or (inode.special is not None and normal(inode.special) == normal(other))
+
+    def is_file(self, inode: Inode) -> bool:
+        """Whether it is a regular file, by what listings tell; else it may be."""
+        known = inode.known
+        return inode.parent is not None and known is not None and self.lists_file(inode.parent.contents, known)
+
+    def lists_file(self, directory: Directory, listed: Listed) -> bool:
+        """The same of an entry."""
+        return said_file(directory, listed, by_flag=self.config.attributes == "auto")
 
     def shown(self, inode: Inode) -> Attributes:
         """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
@@ -210,6 +218,8 @@ class Tree:
         elif known is not None and (inode.special is None or not inode.ours):
             told = self.told.find(known, now)
             if told is not None:
+                if above.flag and not above.nodes and self.config.attributes == "auto":
+                    meet(above, told.special)
                 if inode.special is None or self._look_alike(inode, told.special):
                     inode.special, inode.exact_until = told
             elif unflagged and inode.special is None and said_plain(above, known):
@@ -240,8 +250,8 @@ class Tree:
         unknown = self.earlier is not None and self.told.find(listed, asked) is None
         special = self.told.note(info, asked)
         directory = parent.contents
-        if special and not directory.flag and self.config.attributes == "auto":
-            directory.flag, directory.flag_owed = True, True
+        if special and self.config.attributes == "auto":
+            meet(directory, special)
         if self.earlier is not None and unknown and (directory.flag or self.config.attributes == "always"):
             self.earlier.note(info, special)
         child = parent.dentries.get(name)
@@ -265,7 +275,7 @@ class Tree:
         directory.note(name, entry)
         if entry is not None:
             self.exists(directory.prefix)
-            if directory.flag_owed:
+            if directory.flag_owed or directory.nodes_owed:
                 self.on_write(directory)
 
     def distrust(self, parent: Inode, name: str) -> None:

@@ -123,12 +123,13 @@ def _keep(tree: Tree, walk: Walk, told: Told, fetched: float, date_ns: int) -> N
     if told.start == BEGIN:
         if told.prefix != walk.began:
             known.marker = told.marker is not None
-        flagged = FLAG in told.reserved
-        if flagged or told.stop > FLAG:
+        flag = told.reserved.get(FLAG)
+        if flag is not None or told.stop > FLAG:
             if isinstance(known, Directory):
-                note_flag(known, fetched, date_ns, present=flagged)
+                note_flag(known, fetched, date_ns, size=None if flag is None else flag.size)
             else:
-                known.flag, known.flag_at, known.flag_date_ns = flagged, fetched, date_ns
+                known.flag, known.flag_at, known.flag_date_ns = flag is not None, fetched, date_ns
+                known.nodes = flag is not None and flag.size > 0
     if told.hidden:
         tree.report_hidden(told.prefix, told.hidden)
     if told.stop == told.start:

@@ -144,6 +144,10 @@ class FailingStore:
         )
 
     @property
+    def keeps_conditions(self) -> bool:
+        return self._inner.keeps_conditions
+
+    @property
     def renames(self) -> bool:
         return self._inner.renames
 

@@ -61,9 +61,10 @@ async def test_an_unflagged_directory_is_exact_without_a_head(tmp_path: Path) ->
 
 @run_virtual
 async def test_a_plain_ls_of_a_flagged_directory_sends_no_head(tmp_path: Path) -> None:
-    """C7"""
+    """C7. A flag with a body tells of no type but that of what is too long for a link."""
     store = MemoryStore()
     flagged(store, "d/", 1500)
+    store.place(f"d/{FLAG}", b"1")
     store.place("d/long", b"x" * 4096)
     store.place("d/sub/x")
     async with mounted(store, tmp_path) as kernel:
