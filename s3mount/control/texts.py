@@ -69,7 +69,8 @@ def flags_text(flags: Fields) -> str:
     unknown = flags.get("unknown")
     return (
         f"{flags.get('objects')} objects in {flags.get('directories')} directories were looked at: "
-        f"{flags.get('flags_put')} flags put, {flags.get('flags_removed')} taken away\n"
+        f"{flags.get('flags_put')} flags put, {flags.get('flags_removed')} taken away, "
+        f"{flags.get('flags_changed')} changed\n"
         + (f"{unknown} objects may not be read: the flags of their directories stay\n" if unknown else "")
     )
 

@@ -1,14 +1,15 @@
 """Flags set right below a directory: `s3mount refresh --attributes`, for buckets that other programs have written.
 
 Every object is listed and asked for its attributes by a HEAD. A directory in which an entry is special gets its flag,
-conditional on absence; a subdirectory is an entry, and what its marker or its own flag carries are its attributes. A
-flag under which nothing is special goes, unless it carries attributes of its directory, is all there is of it, or
-something there could not be asked for. Nothing else in the bucket is touched, and a second run finds nothing to do.
+conditional on absence; a subdirectory is an entry, and what its marker or its own flag carries are its attributes. The
+flag has a body where an entry is a link or a node, and none elsewhere. A flag under which nothing is special goes,
+unless it carries attributes of its directory, is all there is of it, or something there could not be asked for. Nothing
+else in the bucket is touched, and a second run finds nothing to do.
 
 Other mounts write meanwhile, and one that saw the flag stores special entries without a second look for as long as its
-listings hold. So a directory whose flag was taken is looked at once more when that time is over, and gets it back if
-anything special is there; also if the run fails or is cancelled before. Killed in those seconds, a run can leave an
-entry unseen that was stored in them: the next run finds it.
+listings hold. So a directory whose flag was taken, or lost its body, is looked at once more when that time is over, and
+gets it back if anything special is there; also if the run fails or is cancelled before. Killed in those seconds, a run
+can leave an entry unseen that was stored in them: the next run finds it.
 
 It knows no inodes. The mutable state of a run is in `_Run` and in one `_Seen` for each directory that the walk is in or
 whose HEADs are on their way.
@@ -22,12 +23,22 @@ from functools import partial
 
 import trio
 
-from s3mount.errors import AccessDenied, KeyTooLong, NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.data.removal import speaks_of_others
+from s3mount.errors import (
+    AccessDenied,
+    KeyTooLong,
+    NotFound,
+    NotImplementedByStore,
+    PreconditionFailed,
+    S3MountError,
+    Unavailable,
+)
 from s3mount.store.base import ABSENT, Condition, ObjectInfo, ObjectStore
 from s3mount.vfs.attributedb import directory_of
-from s3mount.vfs.flags import FLAG, FLAG_HEADERS
+from s3mount.vfs.flags import FLAG, FLAG_HEADERS, NODES, TRIES_MAX, flag_body
 from s3mount.vfs.keys import escaped, is_name, is_reserved
 from s3mount.vfs.metadata import special_of
+from s3mount.vfs.told import is_node, special_from
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +55,8 @@ class Progress:
     directories: int = 0
     flags_put: int = 0
     flags_removed: int = 0
+    flags_changed: int = 0
+    """That speak of links and nodes now, or no more."""
     unknown: int = 0
     """Objects that could not be asked for: their directories keep the flags they have."""
 
@@ -56,6 +69,7 @@ class _Seen:
     asking: int = 0
     left: bool = False
     special: bool = False
+    nodes: bool = False
     unknown: bool = False
     others: bool = False
     flag: ObjectInfo | None = None
@@ -93,7 +107,8 @@ async def rebuild_flags(
 
 
 class _Run:
-    """See the module. `removed`: the directories whose flag was taken and that were not looked at again."""
+    """See the module. `removed`: the directories whose flag was taken (True), or its body, and that were not looked at
+    again."""
 
     def __init__(
         self,
@@ -104,7 +119,7 @@ class _Run:
         learnt: Callable[[ObjectInfo], None],
     ) -> None:
         self.progress = Progress()
-        self.removed: dict[str, None] = {}
+        self.removed: dict[str, bool] = {}
         self._store = store
         self._prefix = prefix
         self._root = root
@@ -164,7 +179,7 @@ class _Run:
         """All flags that were taken and not looked after, because the run ends here."""
         for prefix in list(self.removed):
             try:
-                await self._put(prefix)
+                await self._put(prefix, nodes=True)
                 del self.removed[prefix]
             except S3MountError as error:
                 log.warning("flag was not put back directory=%s reason=%s", escaped(prefix), error)
@@ -204,16 +219,25 @@ class _Run:
     async def _decide(self, directory: _Seen) -> None:
         self._count(directories=1)
         flag = directory.flag
-        if directory.special:
-            if flag is None and await self._put(directory.prefix):
+        if flag is None:
+            if directory.special and await self._put(directory.prefix, nodes=directory.nodes or directory.unknown):
                 self._count(flags_put=1)
-        elif flag is not None and directory.others and not directory.unknown and not _is_special(flag):
+        elif directory.nodes:
+            if not flag.size and await self._put(directory.prefix, nodes=True):
+                self._count(flags_changed=1)
+        elif directory.unknown or not directory.others:
+            return
+        elif not directory.special and not _is_special(flag):
             await self._remove(directory.prefix, flag)
+        elif flag.size and self._store.keeps_conditions:
+            await self._empty(directory.prefix, flag)
 
     async def _decide_again(self, directory: _Seen) -> None:
-        if (directory.special or directory.unknown) and await self._put(directory.prefix):
-            self._count(flags_removed=-1)
-        del self.removed[directory.prefix]
+        prefix = directory.prefix
+        nodes = directory.nodes or directory.unknown
+        if (directory.special or directory.unknown) and await self._put(prefix, nodes=nodes):
+            self._count(**{"flags_removed" if self.removed[prefix] else "flags_changed": -1})
+        del self.removed[prefix]
 
     # requests
 
@@ -245,6 +269,7 @@ class _Run:
                     flag_of.flag = info
                 for directory in entry_of:
                     directory.special |= _is_special(info)
+                    directory.nodes |= not speaks_of_others(key) and is_node(special_from(info))
             for directory in concerned:
                 directory.asking -= 1
                 if directory.left and not directory.asking:
@@ -252,32 +277,46 @@ class _Run:
 
         await self._start(nursery, ask)
 
-    async def _put(self, prefix: str) -> bool:
-        """Whether there was no flag, and there is one now. It is asked for first: not every store keeps the condition,
-        and one that has come meanwhile may have metadata."""
-        key = prefix + FLAG
-        with suppress(NotFound):
-            await self._store.head(key)
-            return False
-        try:
-            await self._store.put(key, (), FLAG_HEADERS, ABSENT)
-        except PreconditionFailed:
-            return False
-        except NotImplementedByStore:
-            await self._store.put(key, (), FLAG_HEADERS)
-        except KeyTooLong:
-            log.warning("directory has a key too long for a flag directory=%s", escaped(prefix))
-            return False
-        return True
+    async def _put(self, prefix: str, *, nodes: bool) -> bool:
+        """Whether there was no flag, or none that speaks of `nodes`, and there is one now. It is asked for first: not
+        every store keeps the condition, and one that has come meanwhile may have metadata."""
+        key, body = prefix + FLAG, flag_body(self._store, nodes=nodes)
+        for _ in range(TRIES_MAX):
+            headers, condition = FLAG_HEADERS, ABSENT
+            with suppress(NotFound):
+                flag = await self._store.head(key)
+                if flag.size or not nodes:
+                    return False
+                headers, condition = flag.headers, Condition(etag=flag.etag)
+            try:
+                await self._store.put(key, body, headers, condition)
+            except (NotFound, PreconditionFailed):
+                continue
+            except NotImplementedByStore:
+                await self._store.put(key, NODES, headers)
+            except KeyTooLong:
+                log.warning("directory has a key too long for a flag directory=%s", escaped(prefix))
+                return False
+            return True
+        raise Unavailable(f"{prefix}: others change its flag again and again")
 
     async def _remove(self, prefix: str, seen: ObjectInfo) -> None:
         """Take the flag, if it still is the one that was seen: all have one etag, so what it carries is asked again."""
         with suppress(NotFound, AccessDenied, PreconditionFailed, NotImplementedByStore):
             flag = await self._store.head(prefix + FLAG)
             if flag.etag == seen.etag and not _is_special(flag):
-                self.removed[prefix] = None  # before it is gone: an error may come after the effect
+                self.removed[prefix] = True  # before it is gone: an error may come after the effect
                 await self._store.delete(prefix + FLAG, Condition(etag=flag.etag))
                 self._count(flags_removed=1)
+
+    async def _empty(self, prefix: str, seen: ObjectInfo) -> None:
+        """Take the body of the flag, if it still is the one that was seen."""
+        with suppress(NotFound, AccessDenied, PreconditionFailed, NotImplementedByStore):
+            flag = await self._store.head(prefix + FLAG)
+            if flag.etag == seen.etag:
+                self.removed[prefix] = False
+                await self._store.put(prefix + FLAG, (), flag.headers, Condition(etag=flag.etag))
+                self._count(flags_changed=1)
 
     async def _start(self, nursery: trio.Nursery, act: Callable[[], Awaitable[None]]) -> None:
         await self._turns.acquire()

@@ -296,7 +296,7 @@ def test_refresh_of_attributes_puts_the_flags_that_another_program_did_not(mount
     place.put("d/sub/plain", b"x")
     mount = mounts.start()
     assert told("refresh", "--attributes", mount.root / "d") == (
-        "2 objects in 3 directories were looked at: 1 flags put, 0 taken away\n"
+        "2 objects in 3 directories were looked at: 1 flags put, 0 taken away, 0 changed\n"
     )
     assert [name for name in place.names() if ".s3mount-attrs" in name] == ["d/.s3mount-attrs"]
     assert asked("stat", mount.root / "d/script")["special"] == {"mode": "100755", "uid": 7}

@@ -17,10 +17,12 @@ import trio
 
 from s3mount.config import Config
 from s3mount.vfs.attributes import SECOND_NS, Special
+from s3mount.vfs.flags import FLAG
 from s3mount.vfs.metadata import metadata_with, special_of
 from s3mount.vfs.rebuild import rebuild_flags
-from tests.e2e.mounting import START_SECONDS, Mounts, Place, eventually
+from tests.e2e.mounting import START_SECONDS, Mounts, Place, eventually, succeed
 from tests.e2e.sides import user_xattrs
+from tests.e2e.test_control import told
 from tests.e2e.watchdog import Watchdog, connection_of, detach
 from tests.servers import Server, make_bucket
 from tests.store.places import opened
@@ -207,6 +209,25 @@ def test_s3fs_shows_extended_attributes_that_a_mount_has_stored(place: Place, s3
     root = s3fs(place)
     assert user_xattrs(root / "file") == XATTRS
     assert (root / "file").stat().st_mode == stat.S_IFREG | 0o600
+
+
+def test_links_of_s3fs_are_found_by_type_after_a_refresh_of_attributes(
+    place: Place, s3fs: S3fs, mounts: Mounts
+) -> None:
+    """A listing tells no types of what s3fs has stored until flags say that it must be asked for."""
+    root = s3fs(place)
+    (root / "file").write_bytes(b"body")
+    os.symlink("file", root / "link")
+    os.mkdir(root / "d")
+    os.chmod(root / "file", 0o600)
+    (root / "d/script").write_bytes(b"body")
+    os.chmod(root / "d/script", 0o700)
+    mount = mounts.start()
+    told("refresh", "--attributes", mount.root)
+    assert [place.head(name + FLAG)["ContentLength"] for name in ("", "d/")] == [1, 0]
+    assert succeed("find", mount.root, "-type", "l", "-printf", "%f\n") == "link\n"
+    assert sorted(succeed("find", mount.root, "-type", "f", "-printf", "%f\n").split()) == ["file", "script"]
+    assert os.readlink(mount.root / "link") == "file"
 
 
 def shown(path: Path) -> tuple[int, ...]:

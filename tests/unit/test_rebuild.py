@@ -259,3 +259,103 @@ def test_flags_are_what_a_naive_look_at_all_objects_says(plain: set[str], specia
 
     rebuilt()
     assert set(run.flags()) == needed | kept
+
+
+LINK = Headers(metadata={"mode": "41471"})
+
+
+def bodies(run: Run) -> dict[str, int]:
+    """The flags, and whether they speak of nodes."""
+    return {prefix: len(run.store.body(prefix + FLAG)) for prefix in run.flags()}
+
+
+@run_virtual
+async def test_a_flag_has_a_body_where_there_are_nodes_and_none_elsewhere() -> None:
+    run = Run()
+    run.place(f"old/{FLAG}", special=("files/f", f"emptied/{FLAG}", "emptied/f", "top/sub/"))
+    run.store.place("links/l", b"x", LINK)
+    run.store.place("old/l", b"x", LINK)
+    run.store.place("fifos/f", b"", Headers(metadata={"mode": "4516"}))
+    run.store.place("no-link/l", b"", LINK)
+    run.store.place(f"emptied/{FLAG}", b"1", SPECIAL)
+    run.store.place(f"kept/{FLAG}", b"1")
+    run.store.place("kept/l", b"x", LINK)
+    run.store.place(f"alone/{FLAG}", b"1")
+    done = await run()
+    assert bodies(run) == {
+        "": 0, "alone/": 1, "emptied/": 0, "fifos/": 1, "files/": 0, "kept/": 1, "links/": 1, "no-link/": 0, "old/": 1,
+        "top/": 0,
+    }  # fmt: skip
+    assert (done.flags_put, done.flags_removed, done.flags_changed) == (6, 0, 2)
+    assert run.store.objects[f"emptied/{FLAG}"].headers == SPECIAL
+    run.store.reset_counts()
+    again = await run()
+    assert (again.flags_put, again.flags_removed, again.flags_changed) == (0, 0, 0)
+    assert set(run.store.counts) == {"list", "head"}
+
+
+@pytest.mark.parametrize("ends", ["well", "with an error", "cancelled"])
+@run_virtual
+async def test_a_body_that_was_taken_comes_back_for_a_link_stored_meanwhile(ends: str) -> None:
+    run = Run()
+    run.place(special=("a/f", f"a/{FLAG}"))
+    run.store.place(f"a/{FLAG}", b"1", SPECIAL)
+
+    async def after(call: Call) -> None:
+        if call.operation == "put" and call.size == 0:
+            run.store.place("a/l", b"x", LINK)
+
+    run.store.after = after
+    if ends == "with an error":
+        run.store.fail("list", Unavailable("503"), skip=1)
+        with pytest.raises(Unavailable):
+            await run()
+    elif ends == "cancelled":
+        with trio.move_on_after(SETTLE_SECONDS / 2):
+            await run()
+    else:
+        assert (await run()).flags_changed == 0
+    assert bodies(run) == {"": 0, "a/": 1}
+    assert run.store.objects[f"a/{FLAG}"].headers == SPECIAL
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@run_virtual
+async def test_a_put_of_a_body_that_failed_is_settled_by_the_next_run(when: str) -> None:
+    for taken in (False, True):
+        run = Run()
+        run.place(special=("a/f", f"a/{FLAG}"))
+        run.store.place(FLAG)
+        if taken:
+            run.store.place(f"a/{FLAG}", b"1", SPECIAL)
+        else:
+            run.store.place("a/l", b"x", LINK)
+        run.store.fail("put", LostReply("?"), when=when)  # type: ignore[arg-type]
+        with pytest.raises(LostReply):
+            await run()
+        assert bodies(run)["a/"] == 1 or (not taken and when == "before")
+        await run()
+        assert bodies(run) == {"": 0, "a/": 0 if taken else 1}
+        assert run.store.objects[f"a/{FLAG}"].headers == SPECIAL
+
+
+@run_virtual
+async def test_what_may_not_be_asked_for_may_be_a_link() -> None:
+    run = Run()
+    run.place("a/secret", "b/secret", special=("a/f", "b/f"))
+    run.store.place(f"a/{FLAG}", b"1")
+    run.store.fail("head", AccessDenied("403"), key="a/secret")
+    run.store.fail("head", AccessDenied("403"), key="b/secret")
+    await run()
+    assert bodies(run) == {"a/": 1, "b/": 1}
+
+
+@pytest.mark.parametrize("conditions", ["refused", "ignored"])
+@run_virtual
+async def test_a_store_without_conditions_keeps_every_body(conditions: str) -> None:
+    """An empty flag could replace another client's body."""
+    run = Run(conditions=conditions)
+    run.place(special=("a/f", "b/f"))
+    run.store.place(f"a/{FLAG}", b"1")
+    await run()
+    assert bodies(run) == {"a/": 1, "b/": 1}
