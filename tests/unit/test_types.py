@@ -303,12 +303,15 @@ async def test_a_link_of_another_mount_is_found_once_what_was_known_is_old(tmp_p
 
 @pytest.mark.parametrize("conditions", ["kept", "ignored"])
 @pytest.mark.parametrize("what", ["a file", "the directory", "a link"])
+@pytest.mark.parametrize("flag", ["absent", "empty"])
 @run_virtual
-async def test_two_hosts_flag_at_once_and_the_body_stays(tmp_path: Path, what: str, conditions: str) -> None:
+async def test_two_hosts_flag_at_once_and_the_body_stays(tmp_path: Path, flag: str, what: str, conditions: str) -> None:
     """Whatever request of one comes between whichever two of the other."""
     for delay in range(12):
         store = MemoryStore(conditions=conditions, latency_seconds=0.01)  # type: ignore[arg-type]
         store.place("d/f", b"x")
+        if flag == "empty":
+            store.place(f"d/{FLAG}")
         async with (
             mounted(store, tmp_path, uid=ME.uid, gid=ME.gid) as one,
             mounted(store, tmp_path, uid=ME.uid, gid=ME.gid) as other,
@@ -333,7 +336,7 @@ async def test_two_hosts_flag_at_once_and_the_body_stays(tmp_path: Path, what: s
                 else:
                     nursery.start_soon(change, other, "d", 0o700)
             assert size(store) == 1
-            if conditions == "kept" and what == "the directory":
+            if conditions == "kept" and what == "the directory" and flag == "absent":
                 assert store.objects[f"d/{FLAG}"].headers.metadata == PRIVATE.metadata
 
 
