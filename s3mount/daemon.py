@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import trio
 
 import s3mount
 from s3mount import drain, garbage, instance, kernel, logs, preflight, turns
+from s3mount.background import in_background
 from s3mount.config import Config
 from s3mount.control.server import attend
 from s3mount.control.verbs import Figures, Verbs
@@ -61,7 +61,7 @@ def mount(config: Config) -> int:
     prepared = preflight.prepare(config)
     if config.foreground:
         return _serve(config, prepared, ready=lambda: None)
-    return _in_background(config, prepared)
+    return in_background(lambda ready: _serve(config, prepared, ready=ready))
 
 
 def umount(mountpoint: Path) -> int:
@@ -74,50 +74,6 @@ def umount(mountpoint: Path) -> int:
     if problem is not None:
         raise StartError(f"{path} was not unmounted: {problem}; `fuser -vm {path}` shows who uses it")
     return 0
-
-
-def _in_background(config: Config, prepared: preflight.Prepared) -> int:
-    """Fork before any thread or connection exists; the parent waits for the child's word and passes it on."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    if os.fork():
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            heard = pipe.read().decode(errors="replace")
-        if heard == "ready":
-            return 0
-        raise StartError(heard or "the daemon ended before it served; its log says why")
-    os.close(reading)
-    word = Word(writing)
-    status = 1
-    try:
-        os.setsid()
-        os.chdir("/")
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        status = _serve(config, prepared, ready=lambda: word.say("ready"))
-    except S3MountError as error:
-        word.say(str(error))
-    except BaseException as error:
-        log.exception("daemon ended by a bug")
-        word.say(f"it met a bug ({type(error).__name__}); the log has the details")
-    finally:
-        logging.shutdown()
-        os._exit(status)
-
-
-class Word:
-    """The child's one word to the waiting parent; later ones have no listener."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe: int | None = pipe  # None once it was said: the number may be another file's by then
-
-    def say(self, word: str) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            with suppress(OSError):
-                os.write(pipe, word.encode())
-            os.close(pipe)
 
 
 def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], None]) -> int:

@@ -1,4 +1,4 @@
-"""What the operations of one mount share: store, inode table, listings, memory of retries, and how an inode is shown.
+"""What the operations of one mount share: store, inode table, listings, memory of retries, how an inode is shown.
 
 Synchronous. But for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
 is what `Tree.__init__` makes; `moving` counts the own changes below each prefix that a rename moves; `remembered` holds
@@ -8,10 +8,8 @@ repetition of that open.
 
 import logging
 import secrets
-import stat
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from math import inf
 from socket import gethostname
 
@@ -23,27 +21,23 @@ from s3mount.data.storage import Storage
 from s3mount.data.undertakings import Undertakings
 from s3mount.errors import NoEntry, ReadOnly, Stale
 from s3mount.store.base import Headers, Listed, ObjectInfo, ObjectStore
-from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, Special, whole_seconds
+from s3mount.vfs.attributes import PLAIN, Special
 from s3mount.vfs.deleting import Deleting
 from s3mount.vfs.directory import Directory
-from s3mount.vfs.inodes import Inode, Inodes, State
+from s3mount.vfs.inodes import Inode, Inodes
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
-from s3mount.vfs.metadata import normalized
 from s3mount.vfs.recall import Recall
-from s3mount.vfs.told import Told, meet, said_file, said_plain
+from s3mount.vfs.showing import Showing
+from s3mount.vfs.told import Told, meet, said_plain
 from s3mount.vfs.transits import Transits
 from s3mount.vfs.walks import Walks
 
 log = logging.getLogger(__name__)
 
-ATTR_SECONDS = 3600.0
-"""A file's inode is one version: what the kernel knows of it stays true until we or the kernel itself change it."""
 REMEMBERED_MAX = 10_000
 HIDDEN_PREFIXES_MAX = 1_000
-NOTHING = State()
-"""The state of an inode of which this mount knows nothing of its own."""
 
 
 class Tree:
@@ -103,81 +97,11 @@ class Tree:
         self.last_write_seconds = 0.0
         self.hidden: dict[str, int] = {}
         self.hidden_count = 0
-        self._started_ns = wall_ns()
-        self._file_mode = stat.S_IFREG | (config.file_mode & ~config.umask & 0o7777)
-        self._dir_mode = stat.S_IFDIR | (config.dir_mode & ~config.umask & 0o7777)
+        showing = Showing(config, started_ns=wall_ns())
+        self.show, self.shown, self.show_name = showing.show, showing.shown, showing.show_name
+        self.entry_seconds = showing.entry_seconds
+        self.is_file, self.lists_file, self._look_alike = showing.is_file, showing.lists_file, showing.look_alike
         self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}
-
-    # how an inode is shown
-
-    def entry_seconds(self, until: float, now: float) -> float:
-        """How long the kernel may believe a name that is known until then."""
-        return min(max(until - now, 0.0), self.config.metadata_ttl_seconds)
-
-    def show(self, inode: Inode, entry_seconds: float) -> Attributes:
-        """The inode's attributes, and how long its name may be believed."""
-        config = self.config
-        state = inode.state
-        if inode.children is not None:
-            mode, links, size, time_ns = self._dir_mode, DIRECTORY_LINKS, 0, self._started_ns
-            attr_seconds = config.metadata_ttl_seconds
-        else:
-            mode, links, size, attr_seconds = self._file_mode, 1, inode.size, ATTR_SECONDS
-            known = inode.known
-            time_ns = whole_seconds(known.last_modified_ns) if known is not None else self._started_ns
-        special = inode.special
-        if state is None and (special is PLAIN or special is None):
-            return Attributes(
-                inode.ino, mode, links, config.uid, config.gid, size, time_ns, time_ns, time_ns, 0,
-                entry_seconds, attr_seconds,
-            )  # fmt: skip
-        own = state or NOTHING
-        kept = special or PLAIN
-        if kept.mode is not None:
-            kind = 0 if inode.children is not None else stat.S_IFMT(kept.mode)
-            mode = (kind or stat.S_IFMT(mode)) | stat.S_IMODE(kept.mode)
-        return Attributes(
-            inode.ino,
-            mode if own.mode is None else own.mode,
-            links if inode.linked else 0,
-            _first(own.uid, kept.uid, config.uid),
-            _first(own.gid, kept.gid, config.gid),
-            size,
-            _first(own.mtime_ns, kept.mtime_ns, time_ns),
-            _first(own.ctime_ns, kept.ctime_ns, time_ns),
-            _first(own.atime_ns, kept.atime_ns, kept.mtime_ns, time_ns),
-            kept.rdev or 0,
-            entry_seconds,
-            attr_seconds,
-        )
-
-    def show_name(self, inode: Inode) -> Attributes:
-        """Name and type only, of an inode whose attributes nobody has asked for; the kernel adopts nothing of it."""
-        if inode.children is not None:
-            kind = stat.S_IFDIR
-        else:
-            kind = stat.S_IFREG if self.is_file(inode) else 0
-        return Attributes(inode.ino, kind, 1, 0, 0, -1, 0, 0, 0, 0, 0.0, 0.0)
-
-    def _look_alike(self, inode: Inode, other: Special) -> bool:
-        """Whether these attributes are shown as the inode's; that a default is stored in so many words shows
-        nothing."""
-        mode = self._file_mode if inode.children is None else self._dir_mode
-        normal = partial(normalized, mode=mode, uid=self.config.uid, gid=self.config.gid)
-        return inode.special == other or (inode.special is not None and normal(inode.special) == normal(other))
-
-    def is_file(self, inode: Inode) -> bool:
-        """Whether it is a regular file, by what listings tell; else it may be."""
-        known = inode.known
-        return inode.parent is not None and known is not None and self.lists_file(inode.parent.contents, known)
-
-    def lists_file(self, directory: Directory, listed: Listed) -> bool:
-        """The same of an entry."""
-        return said_file(directory, listed, by_flag=self.config.attributes == "auto")
-
-    def shown(self, inode: Inode) -> Attributes:
-        """The attributes of an inode just made or held, whose name is ours to believe for a lifetime."""
-        return self.show(inode, self.config.metadata_ttl_seconds)
 
     # knowledge of single names
 
@@ -390,11 +314,3 @@ class Tree:
         if directory.removed:
             raise NoEntry(f"{parent.path} was removed")
         return check_key(directory.prefix + name + slash)
-
-
-def _first(*values: int | None) -> int:
-    """The first that is known; the last one is."""
-    for value in values:
-        if value is not None:
-            return value
-    raise AssertionError(values)

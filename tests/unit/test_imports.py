@@ -26,6 +26,7 @@ SIDES = {
     "control": ({"config", "errors", "kernel", "store", "data", "vfs"}, {"cli", "daemon"}),
     "preflight": ({"config", "errors", "kernel"}, {"cli", "daemon"}),
     "kernel": ({"config", "errors"}, {"daemon", "preflight", "control"}),
+    "background": ({"errors"}, {"daemon"}),
     "instance": ({"config", "errors"}, {"daemon"}),
     "logs": ({"config", "errors"}, {"daemon"}),
     "turns": (set[str](), {"daemon"}),

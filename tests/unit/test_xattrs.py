@@ -13,7 +13,7 @@ import pytest
 import trio
 from pyfuse3 import FUSEError
 
-from s3mount.errors import AccessDenied, MetadataFull, NoAttribute, ReadOnly, Stale, Unavailable
+from s3mount.errors import AccessDenied, MetadataFull, NoAttribute, ReadOnly, S3MountError, Stale, Unavailable
 from s3mount.fuse import Operations, OperationsWithXattrs
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import Changes, Special
@@ -23,6 +23,7 @@ from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
 from tests.unit.test_changing import FLAG, FOREIGN, costs, metadata, place
+from tests.unit.test_changing_failures import Fault, told
 
 ANYTHING = {"user.a": b'\0\xff,:"', "user.empty": b"", "user.\u00e4 b+%": b"2", "user.raw\udcff": b"3"}
 REFUSED = AccessDenied("no", code="AccessDenied", status=403)
@@ -414,6 +415,55 @@ async def test_a_mount_that_may_not_write_shows_them_and_changes_none(tmp_path: 
         for change in (put(kernel, "f", "user.a", b"2"), drop(kernel, "f", "user.a")):
             with pytest.raises(ReadOnly):
                 await change
+
+
+async def give(kernel: Kernel) -> None:
+    """Change a file that is clean, one that is open, and a directory."""
+    await put(kernel, "d", "user.d", b"1")
+    await put(kernel, "f", "user.a", b"1")
+    await put(kernel, "f", "user.b", b"2")
+    await drop(kernel, "f", "user.old")
+    await told(kernel, "f")
+    fh = await kernel.open("f", os.O_RDWR)
+    try:
+        await put(kernel, "f", "user.c", b"3")
+        await kernel.fs.write(fh, 0, b"content")
+    finally:
+        await kernel.close(fh)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@run_virtual
+async def test_whatever_request_fails_a_second_try_succeeds(tmp_path: Path, lost: bool) -> None:
+    number = 0
+    while True:
+        number += 1
+        store = MemoryStore()
+        store.place("f", b"content", carrying({"user.old": b"0", "security.x": b"s"}))
+        store.place("d/", b"")
+        store.place(FLAG)
+        async with mounting(store, tmp_path) as kernel:
+            fault = Fault(store, number, lost=lost)
+            for turn in range(2):
+                try:
+                    await give(kernel)
+                    break
+                except S3MountError:
+                    assert turn == 0
+                store.before = store.after = None
+                await trio.sleep(10)
+                kernel.expire()
+                if "user.old" not in await shown(kernel, "f"):  # it went, although nobody heard of it
+                    await put(kernel, "f", "user.old", b"0")
+            store.before = store.after = None
+            await trio.sleep(10)
+            expected = {"user.a": b"1", "user.b": b"2", "user.c": b"3"}
+            assert stored(store, "f") == {**expected, "security.x": b"s"}, (number, store.calls)
+            assert stored(store, f"d/{FLAG}") == {"user.d": b"1"}, number
+            assert await shown(kernel, "f") == expected, number
+            assert (store.body("f"), metadata(store, "f")["who"]) == (b"content", "me")
+        if fault.count < number:
+            return
 
 
 # the kernel's edge
