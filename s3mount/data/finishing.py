@@ -8,14 +8,13 @@ who owns an intent nor where it is kept.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-
-import trio
+from math import inf
 
 from s3mount.data.intents import Intent, Source, seconds_of
+from s3mount.data.parallel import each
 from s3mount.data.removal import remove, speaks_of_others
-from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, TooMany
 from s3mount.store.base import ABSENT, Headers, Listed, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class Outcome:
 async def finish(store: ObjectStore, intent: Intent) -> Outcome:
     """Do what is left of it. Raises StoreError."""
     outcome = Outcome()
-    former = await list_all(store, intent.former)
+    former = await _by_key(store, intent.former)
     if intent.phase == "deleting":
         stale = []
         for name, source in intent.sources.items():
@@ -47,7 +46,7 @@ async def finish(store: ObjectStore, intent: Intent) -> Outcome:
                 outcome.kept.append(found.key)
         await _delete(store, stale, outcome)
         return outcome
-    target = await list_all(store, intent.target)
+    target = await _by_key(store, intent.target)
     if intent.phase == "moving":
         await _bring(store, intent, former, target, outcome)
     else:
@@ -102,11 +101,11 @@ async def _move(store: ObjectStore, moves: list[tuple[Listed, str]], outcome: Ou
         if speaks_of_others(key) and await _copy(store, listed, key, outcome):
             late.append((listed.key, listed.etag))
 
-    async def move(listed: Listed, key: str) -> None:
-        if not speaks_of_others(key):
-            await _move_one(store, listed, key, outcome)
+    async def move(one: tuple[Listed, str]) -> None:
+        if not speaks_of_others(one[1]):
+            await _move_one(store, *one, outcome)
 
-    await in_parallel(move, moves)
+    await each(moves, move, at_once=REQUESTS_MAX)
     await _delete(store, late, outcome)
 
 
@@ -148,34 +147,19 @@ async def _delete(store: ObjectStore, versions: list[tuple[str, str]], outcome: 
             raise one.error
 
 
-async def list_all(store: ObjectStore, prefix: str) -> dict[str, Listed]:
-    """All objects below a prefix, by key."""
-    found: dict[str, Listed] = {}
+async def list_all(store: ObjectStore, prefix: str, *, objects_max: float = inf) -> list[Listed]:
+    """All objects below a prefix. Raises TooMany."""
+    found: list[Listed] = []
     token: str | None = None
     while True:
         page = await store.list_page(prefix, token=token)
-        found.update((listed.key, listed) for listed in page.objects)
+        found.extend(page.objects)
         token = page.token
+        if len(found) > objects_max:
+            raise TooMany(f"more than {objects_max} objects below {prefix!r}: raise --rename-limit")
         if token is None:
             return found
 
 
-async def in_parallel(act: Callable[[Listed, str], Awaitable[None]], moves: list[tuple[Listed, str]]) -> None:
-    """A few at a time; after the first failure nothing more is begun, and that failure is raised."""
-    limit = trio.Semaphore(REQUESTS_MAX)
-    failures: list[S3MountError] = []
-
-    async def one(listed: Listed, key: str) -> None:
-        async with limit:
-            if failures:
-                return
-            try:
-                await act(listed, key)
-            except S3MountError as error:
-                failures.append(error)
-
-    async with trio.open_nursery() as nursery:
-        for listed, key in moves:
-            nursery.start_soon(one, listed, key)
-    if failures:
-        raise failures[0]
+async def _by_key(store: ObjectStore, prefix: str) -> dict[str, Listed]:
+    return {listed.key: listed for listed in await list_all(store, prefix)}

@@ -1,15 +1,13 @@
-"""What is below a directory that moves: its keys in the bucket, its inodes here.
+"""What is below a directory that moves: its inodes here, and where each object is now.
 
-No state. Knows no request but LIST, and nothing of the order of a move.
+No state. Sends nothing, and knows nothing of the order of a move.
 """
 
 from typing import NamedTuple
 
 from s3mount.data.file import File
-from s3mount.errors import TooMany
 from s3mount.store.base import Listed
 from s3mount.vfs.inodes import Inode
-from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
 
@@ -20,20 +18,6 @@ class Copy(NamedTuple):
     target: str
     etag: str
     renamed: bool = False
-
-
-async def all_below(tree: Tree, prefix: str) -> list[Listed]:
-    found: list[Listed] = []
-    token: str | None = None
-    limit = tree.config.rename_objects_max
-    while True:
-        page = await tree.store.list_page(prefix, token=token)
-        found.extend(page.objects)
-        token = page.token
-        if len(found) > limit:
-            raise TooMany(f"more than {limit} objects below {escaped(prefix)}: raise --rename-limit")
-        if token is None:
-            return found
 
 
 def files_below(inode: Inode) -> list[tuple[Inode, File]]:

@@ -20,7 +20,9 @@ from functools import partial
 import trio
 
 from s3mount.config import RESERVED
+from s3mount.data.finishing import list_all
 from s3mount.data.intents import Intent, Source, seconds_of
+from s3mount.data.parallel import each
 from s3mount.data.removal import remove, speaks_of_others
 from s3mount.data.version import Version
 from s3mount.errors import (
@@ -32,7 +34,7 @@ from s3mount.errors import (
     S3MountError,
 )
 from s3mount.store.base import ABSENT, Condition, Listed, Undeleted
-from s3mount.vfs.below import Copy, all_below, files_below, forget, repoint
+from s3mount.vfs.below import Copy, files_below, forget, repoint
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY_HEADERS, check_key, escaped
 from s3mount.vfs.transits import Progress
@@ -111,7 +113,7 @@ class DirectoryMove:
         tree, former, prefix = self._tree, self._former, self._prefix
         for _ in range(PASSES_MAX):
             before = tree.moving[former]
-            found = await all_below(tree, former)
+            found = await list_all(tree.store, former, objects_max=tree.config.rename_objects_max)
             for listed in found:
                 check_key(self._target(listed.key))
             await self._intend(found)
@@ -158,20 +160,13 @@ class DirectoryMove:
 
     async def _bring(self, found: list[Listed]) -> None:
         others = {file.key for _, file in files_below(self._inode)} | self._in_place()
-        failures: list[S3MountError] = []
-        limit = trio.Semaphore(MOVES_MAX)
 
         async def bring(listed: Listed) -> None:
-            async with limit:
-                if failures:
-                    return
-                try:
-                    await self._bring_one(listed)
-                    self._progress.done += 1
-                except (NotFound, PreconditionFailed):
-                    self._tree.moving[self._former] += 1  # changed since it was listed: look again
-                except S3MountError as error:
-                    failures.append(error)
+            try:
+                await self._bring_one(listed)
+                self._progress.done += 1
+            except (NotFound, PreconditionFailed):
+                self._tree.moving[self._former] += 1  # changed since it was listed: look again
 
         wanted = [
             listed
@@ -186,12 +181,10 @@ class DirectoryMove:
                 await bring(listed)
         # A flag is there before what it speaks of.
         for flags in (True, False):
-            async with trio.open_nursery() as nursery:
-                for listed in wanted:
-                    if not listed.key.endswith("/") and speaks_of_others(listed.key) is flags:
-                        nursery.start_soon(bring, listed)
-        if failures:
-            raise failures[0]
+            files = [
+                listed for listed in wanted if not listed.key.endswith("/") and speaks_of_others(listed.key) is flags
+            ]
+            await each(files, bring, at_once=MOVES_MAX)
 
     async def _bring_one(self, listed: Listed) -> None:
         store, target = self._tree.store, self._target(listed.key)
@@ -331,23 +324,18 @@ class DirectoryMove:
         """Rename to the former keys what was renamed; how many could not be."""
         tree = self._tree
         astray = 0
-        limit = trio.Semaphore(MOVES_MAX)
 
         async def give_back(copy: Copy) -> None:
             nonlocal astray
-            async with limit:
-                try:
-                    await move_version(tree, copy.source.key, Version(copy.target, copy.etag, copy.source.size))
-                except (NotFound, PreconditionFailed):
-                    return  # it was not renamed, or is another one now
-                except S3MountError as error:
-                    astray += 1
-                    log.warning("rename left a file at its new name key=%s reason=%s", escaped(copy.target), error)
+            try:
+                await move_version(tree, copy.source.key, Version(copy.target, copy.etag, copy.source.size))
+            except (NotFound, PreconditionFailed):
+                return  # it was not renamed, or is another one now
+            except S3MountError as error:
+                astray += 1
+                log.warning("rename left a file at its new name key=%s reason=%s", escaped(copy.target), error)
 
-        async with trio.open_nursery() as nursery:
-            for copy in self.copies.values():
-                if copy.renamed:
-                    nursery.start_soon(give_back, copy)
+        await each([copy for copy in self.copies.values() if copy.renamed], give_back, at_once=MOVES_MAX)
         return astray
 
 

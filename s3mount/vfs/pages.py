@@ -7,7 +7,7 @@ shown.
 
 import trio
 
-from s3mount.errors import S3MountError
+from s3mount.data.parallel import each
 from s3mount.store.base import Listed
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.flags import ask_flag, learn_flag
@@ -98,19 +98,12 @@ async def _learn(tree: Tree, directory: Directory, piece: Piece, start: str) -> 
     ghosts = [
         name for name, entry in piece.entries.items() if entry is DIRECTORY and _prefix(directory, name) in removed
     ]
-    limit = trio.Semaphore(GHOST_REQUESTS_MAX)
-    failures: list[S3MountError] = []
 
     async def settle(name: str) -> None:
         prefix = _prefix(directory, name)
         now = trio.current_time()
         if removed.get(prefix, now) + tree.config.metadata_ttl_seconds <= now:
-            async with limit:
-                try:
-                    found = await tree.store.list_page(prefix, max_keys=1)
-                except S3MountError as error:
-                    failures.append(error)
-                    return
+            found = await tree.store.list_page(prefix, max_keys=1)
             if found.objects:
                 tree.listings.prefix_exists(prefix)
                 return
@@ -121,11 +114,7 @@ async def _learn(tree: Tree, directory: Directory, piece: Piece, start: str) -> 
             if twin is not None:
                 piece.entries[name] = twin
 
-    async with trio.open_nursery() as nursery:
-        for name in ghosts:
-            nursery.start_soon(settle, name)
-    if failures:
-        raise failures[0]
+    await each(ghosts, settle, at_once=GHOST_REQUESTS_MAX)
 
 
 def _prefix(directory: Directory, name: str) -> str:
