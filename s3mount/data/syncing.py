@@ -93,8 +93,7 @@ class Syncing:
     def check(self) -> None:
         """Raises the error that every sync of this file answers."""
         self.check_refusal()
-        if self.conflict is not None:
-            raise again(self.conflict.error)
+        self.check_parted()
 
     def check_refusal(self) -> None:
         """Raises what a refused write or lost bytes make of every sync."""
