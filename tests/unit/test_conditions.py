@@ -99,3 +99,27 @@ async def test_what_a_search_did_not_find_out_changes_nothing() -> None:
     asked = Asked(None, KEPT)
     asked._requests.believe(Abilities())
     assert await asked.ask("put", MATCH) == [MATCH]
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (Abilities(), True),
+        (KEPT, True),
+        (Abilities(put_if_absent=False, put_if_match=True), False),
+        (Abilities(put_if_absent=True, put_if_match=False), False),
+        (Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=False), True),
+    ],
+)
+@run_virtual
+async def test_conditions_of_a_put_are_said_to_be_kept_unless_one_was_found_lacking(
+    found: Abilities, kept: bool
+) -> None:
+    assert Asked(None, found)._requests.keeps_conditions is kept
+
+
+@run_virtual
+async def test_a_condition_that_was_refused_is_said_to_be_lacking() -> None:
+    asked = Asked(error_of("PUT k", 501, ""))
+    await asked.ask("put", ABSENT)
+    assert not asked._requests.keeps_conditions
