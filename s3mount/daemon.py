@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -174,6 +174,38 @@ class Daemon:
             raise StartError(f"{config.source} could not be listed: {error}") from error
         if not config.read_only:
             await self._recover(filesystem, nursery)
+        # From before the mount exists: a signal in between would leave it dead. SIGHUP is what a closed terminal sends
+        # to `--foreground`: it must not cost what was written.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            self._mount(filesystem)
+            async with trio.open_nursery() as session:
+                session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
+                await session.start(self._attend, filesystem, store, storage, findings)
+                session.start_soon(garbage.collect)
+                log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
+                self._ready()
+
+                async def find_out() -> None:
+                    store.believe(await findings.conditions())
+
+                if not config.read_only:
+                    nursery.start_soon(leftovers.recover)
+                    session.start_soon(find_out)  # it tidies up when cancelled: the store must outlive it
+                pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
+                await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
+                session.cancel_scope.cancel()
+            # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
+            now = trio.current_time()
+            stop_by = self._stop_by or now + config.stop_timeout_seconds
+            stop_by = max(stop_by, now + LAST_SYNC_SECONDS)
+            await self._sync_all(filesystem, stop_by)
+            with trio.move_on_at(stop_by):
+                await storage.orphans.drop_all()
+        pyfuse3.close(unmount=False)
+
+    def _mount(self, filesystem: FileSystem) -> None:
+        """Take the mountpoint. Raises StartError."""
+        config = self._config
         options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
         try:
             operations = OperationsWithXattrs(filesystem) if config.xattr else Operations(filesystem)
@@ -190,30 +222,6 @@ class Daemon:
         kernel.become_io_flusher()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
-        async with trio.open_nursery() as session:
-            session.start_soon(self._stop_on_signal, filesystem, session.cancel_scope)
-            await session.start(self._attend, filesystem, store, storage, findings)
-            session.start_soon(garbage.collect)
-            log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
-            self._ready()
-
-            async def find_out() -> None:
-                store.believe(await findings.conditions())
-
-            if not config.read_only:
-                nursery.start_soon(leftovers.recover)
-                session.start_soon(find_out)  # it tidies up when cancelled: the store must outlive it
-            pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
-            await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
-            session.cancel_scope.cancel()
-        # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
-        now = trio.current_time()
-        stop_by = self._stop_by or now + config.stop_timeout_seconds
-        stop_by = max(stop_by, now + LAST_SYNC_SECONDS)
-        await self._sync_all(filesystem, stop_by)
-        with trio.move_on_at(stop_by):
-            await storage.orphans.drop_all()
-        pyfuse3.close(unmount=False)
 
     def _learnt(self, nursery: trio.Nursery) -> AttributeDb | None:
         """What the mounts of this bucket have learnt of attributes; None where none are shown."""
@@ -266,18 +274,18 @@ class Daemon:
         with trio.move_on_after(RECOVER_SECONDS):
             await over.wait()
 
-    async def _stop_on_signal(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
-        # SIGHUP is what a closed terminal sends to `--foreground`: it must not cost what was written.
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async with trio.open_nursery() as nursery:
-                async for number in signals:
-                    if self._stop_by is not None:
-                        log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
-                        await self._end(filesystem, session)
-                        return
-                    self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
-                    log.info("stopping signal=%s", signal.Signals(number).name)
-                    nursery.start_soon(self._stop, filesystem, session, self._stop_by)
+    async def _stop_on_signal(
+        self, signals: AsyncIterator[int], filesystem: FileSystem, session: trio.CancelScope
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                if self._stop_by is not None:
+                    log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
+                    await self._end(filesystem, session)
+                    return
+                self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
+                log.info("stopping signal=%s", signal.Signals(number).name)
+                nursery.start_soon(self._stop, filesystem, session, self._stop_by)
 
     async def _stop(self, filesystem: FileSystem, session: trio.CancelScope, deadline: float) -> None:
         config = self._config

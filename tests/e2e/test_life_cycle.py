@@ -163,6 +163,21 @@ def test_umount_ends_an_idle_mount_and_refuses_a_busy_one(mount: Mounted, comman
     assert connection_of(mount.root) is None
 
 
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.005, 0.02])
+def test_a_signal_just_after_mounting_unmounts(mounts: Mounts, tmp_path: Path, delay_seconds: float) -> None:
+    """Whoever sees the mount may stop it: no dead mountpoint is left, nor an exit status that says killed."""
+    mounted = mounts.start()
+    mounted.stop()
+    process = subprocess.Popen(mounted.command(), env=environment(mounted.place.server), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while connection_of(mounted.root) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(delay_seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert connection_of(mounted.root) is None
+
+
 def test_a_mount_serves_while_it_tries_what_the_store_keeps(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
     """The mount does not wait for the probe, and a stop leaves nothing of it."""
     proxy.add(Rule(fault="black_hole", kind="put", key="/probe-"))
