@@ -19,6 +19,7 @@ A flag is put by one task at a time; one that lands when its directory has gone 
 import logging
 from bisect import bisect_left
 from contextlib import suppress
+from dataclasses import replace
 
 import trio
 
@@ -34,7 +35,7 @@ from s3mount.errors import (
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, Listed, ObjectInfo, ObjectStore, Page
 from s3mount.vfs.directory import Directory, Raising
 from s3mount.vfs.keys import escaped
-from s3mount.vfs.metadata import special_of
+from s3mount.vfs.metadata import metadata_with, special_of
 from s3mount.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -72,13 +73,21 @@ async def _raise(tree: Tree, directory: Directory, *, nodes: bool, known_absent:
         # Asked for first where it may be there: not every store keeps the condition, and it may have metadata.
         seen = None if known_absent else await ask_flag(tree, directory)
         nodes = nodes or directory.nodes_owed or (seen is None and directory.flag_owed)
-        await _put_flag(tree, directory, seen, FLAG_HEADERS, nodes=nodes)
+        await _put_flag(tree, directory, seen, _first_headers(tree, directory), nodes=nodes)
     except S3MountError as error:
         raising.error = error
         raise
     finally:
         directory.raising = None
         raising.over.set()
+
+
+def _first_headers(tree: Tree, directory: Directory) -> Headers:
+    """What a directory's first flag carries: what its marker said, of which no notice is taken beside a flag."""
+    inode = tree.inodes.directory_at(directory.prefix)
+    if inode is None or inode.directory is not directory or not inode.special:
+        return FLAG_HEADERS
+    return replace(FLAG_HEADERS, metadata=metadata_with({}, inode.special))
 
 
 async def raised(directory: Directory) -> None:

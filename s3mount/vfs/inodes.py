@@ -234,6 +234,16 @@ class Inodes:
             raise Stale(f"no inode {ino:#x}")
         return inode
 
+    def directory_at(self, prefix: str) -> Inode | None:
+        """The inode of a directory below the root, if there is one."""
+        inode = self.root
+        for name in prefix[len(inode.contents.prefix) : -1].split("/"):
+            child = inode.dentries.get(name)
+            if child is None or child.children is None:
+                return None
+            inode = child
+        return inode
+
     def bind_file(self, parent: Inode, name: str, listed: Listed, fresh_until: float = 0.0) -> Inode:
         """The inode of a version of a path: the one that the name has, if it is this version or held, else a new
         one."""

@@ -110,7 +110,7 @@ def _take(tree: Tree, walk: Walk, page: Page, fetched: float, meanwhile: Meanwhi
 
 def _keep(tree: Tree, walk: Walk, told: Told, fetched: float, date_ns: int) -> None:
     """Hand the entries to their directory; to the shelf when nobody has asked for it yet."""
-    inode = _inode_at(tree, told.prefix)
+    inode = tree.inodes.directory_at(told.prefix)
     known: Directory | Shelved
     if inode is None:
         known = tree.listings.shelf.at(told.prefix)
@@ -142,17 +142,6 @@ def _keep(tree: Tree, walk: Walk, told: Told, fetched: float, date_ns: int) -> N
             tree.listings.drop(old)
         pages.append(span)
         tree.listings.added(pages, span)
-
-
-def _inode_at(tree: Tree, prefix: str) -> Inode | None:
-    """The inode of a directory, if there is one."""
-    inode = tree.inodes.root
-    for name in prefix[len(tree.config.prefix) : -1].split("/"):
-        child = inode.dentries.get(name)
-        if child is None or child.children is None:
-            return None
-        inode = child
-    return inode
 
 
 def _ghosts(tree: Tree, told: Told) -> bool:

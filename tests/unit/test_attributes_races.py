@@ -166,6 +166,20 @@ async def test_a_flag_that_is_put_while_its_directory_is_moved_goes_along(tmp_pa
 
 
 @run_virtual
+async def test_what_the_marker_of_a_directory_says_outlives_a_flag_for_an_entry(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(FLAG)
+    store.place("d/", b"", Headers(metadata={"mode": str(DIR | 0o711), "uid": "7"}))
+    async with mounting(store, tmp_path) as kernel:
+        assert await mode_of(kernel, "d") == 0o711
+        await kernel.write("d/g", b"x")
+        await chmod(kernel, "d/g", 0o600)
+        assert metadata(store, f"d/{FLAG}") == {"mode": str(DIR | 0o711), "uid": "7"}
+        await trio.sleep(30)
+        assert await mode_of(kernel, "d") == 0o711
+
+
+@run_virtual
 async def test_rm_r_where_nobody_has_put_a_flag_puts_none_and_leaves_no_key(tmp_path: Path) -> None:
     store = MemoryStore()
     store.place("d/")
