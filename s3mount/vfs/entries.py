@@ -243,7 +243,6 @@ async def rmdir(tree: Tree, parent: Inode, name: bytes) -> None:
     await keep_directory(tree, parent, text)
     await _delete_directory(tree, inode)
     directory.removed = True
-    tree.told.forget_directory(directory.prefix)
     tree.listings.prefix_removed(directory.prefix, trio.current_time())
     tree.told.forget_directory(directory.prefix)
     directory.forget_all()
