@@ -52,14 +52,25 @@ def name(config: Config) -> str:
 
 def owner(directory: Path) -> str:
     """The random word by which an instance knows its own intents in the bucket: two hosts may share names and
-    mountpoints, but not this. Drawn once; only the holder of the lock may ask. Raises OSError."""
+    mountpoints, but not this. Drawn once; only the holder of the lock may ask. Raises StartError."""
     path = directory / "owner"
+    try:
+        return _kept(path) or _drawn(path)
+    except OSError as error:
+        raise StartError(f"{path} cannot be used: {error}; see --cache-dir") from error
+
+
+def _kept(path: Path) -> str | None:
     try:
         word = path.read_text(encoding="ascii").strip()
         if len(word) == OWNER_DIGITS and set(word) <= set(string.hexdigits):
             return word
     except (FileNotFoundError, UnicodeDecodeError):
         pass
+    return None
+
+
+def _drawn(path: Path) -> str:
     word = secrets.token_hex(OWNER_DIGITS // 2)
     draft = path.with_suffix(".new")
     draft.write_text(word + "\n", encoding="ascii")

@@ -43,3 +43,9 @@ def test_what_a_dead_daemon_staged_is_gone_at_the_next_start(tmp_path: Path) -> 
     (left / "segment").write_bytes(b"never acknowledged")
     with instance.held(config(tmp_path), tmp_path) as held:
         assert list(held.staging.iterdir()) == []
+
+
+def test_a_word_that_cannot_be_written_down_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "owner.new").mkdir()
+    with pytest.raises(StartError, match="--cache-dir"):
+        instance.owner(tmp_path)
