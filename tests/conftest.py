@@ -4,8 +4,13 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Server, Tls, boto, make_bucket, make_tls, start_moto, start_seaweedfs
+
+# A busy machine takes its time: hypothesis shall draw, not measure. What hangs is faulthandler's to tell.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
