@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from s3mount.store.signature import EMPTY_SHA256, UNSIGNED_PAYLOAD, Credentials, Signer, quote_key, quote_query
@@ -44,7 +44,6 @@ def by_botocore(
     return str(request.headers["Authorization"])
 
 
-@settings(deadline=None)  # a busy machine takes its time
 @given(
     method=st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]),
     key=KEYS,
@@ -70,7 +69,6 @@ def test_signatures_equal_botocores(
     assert ours.get("x-amz-security-token") == token
 
 
-@settings(deadline=None)
 @given(KEYS)
 def test_quoting_is_upper_case_and_reversible(key: str) -> None:
     quoted = quote_key(key)
