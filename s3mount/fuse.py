@@ -7,9 +7,9 @@ attributes are in a class of their own, for mounts with `--xattr`: while getxatt
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -87,7 +87,15 @@ def encoded(attributes: Attributes) -> EntryAttributes:
 
 
 def caller(context: RequestContext) -> Caller:
-    return Caller(uid=context.uid, gid=context.gid, pid=context.pid, umask=context.umask)
+    return Caller(context.uid, context.gid, context.pid, context.umask, partial(supplementary_groups, context.pid))
+
+
+def supplementary_groups(pid: int) -> Collection[int]:
+    """None of a process that is gone, or that is not seen from here."""
+    try:
+        return pyfuse3.get_sup_groups(pid)
+    except (OSError, RuntimeError):
+        return ()
 
 
 class Operations(pyfuse3.Operations):
@@ -176,7 +184,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return encoded(await self._fs.setattr(inode, changes, fh))
+        return encoded(await self._fs.setattr(inode, changes, fh, caller(ctx)))
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -205,7 +213,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        fh = await self._fs.open(inode, flags)
+        fh = await self._fs.open(inode, flags, caller(ctx))
         return FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=True)  # an inode is one version: its pages stay true
 
     @answered

@@ -5,8 +5,8 @@ no more and LIST and HEAD must show the same.
 """
 
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, NewType
 
 Ino = NewType("Ino", int)
@@ -66,12 +66,18 @@ PLAIN = Special()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `umask` has been applied by the kernel to every mode it hands over."""
+    """Who asks. `umask` has been applied by the kernel to every mode it hands over; `groups` looks the supplementary
+    ones up."""
 
     uid: int
     gid: int
     pid: int
     umask: int
+    groups: Callable[[], Collection[int]] = field(default=frozenset, compare=False, repr=False)
+
+
+PRIVILEGED = Caller(uid=0, gid=0, pid=0, umask=0)
+"""Who may do anything; also stands for the mount itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,12 +64,12 @@ async def create(
         there, _ = await look(parent, text)
         key = tree.check_new(parent, text)
     if there is not None:
-        return await handles.open(there, flags), there
+        return await handles.open(there, flags, caller), there
     if flags & os.O_EXCL and tree.config.exclusive_create == "open":
         inode = await _create_stored(tree, handles, parent, text, key, mode, caller)
-        return handles.add_created(inode, flags), inode
+        return handles.add_created(inode, flags, caller), inode
     inode, file = _make(tree, handles, parent, text, key, mode, caller)
-    fh = handles.add_created(inode, flags)
+    fh = handles.add_created(inode, flags, caller)
     if flags & os.O_TRUNC and not flags & os.O_EXCL:
         await file.overwrite()
     return fh, inode
@@ -89,7 +89,7 @@ async def mknod(tree: Tree, handles: Handles, parent: Inode, name: bytes, mode: 
         raise Exists(found[0].path)
     inode = await _create_stored(tree, handles, parent, text, key, mode, caller)
     inode.lookups += 1
-    await handles.release(handles.add_created(inode, os.O_RDONLY))
+    await handles.release(handles.add_created(inode, os.O_RDONLY, caller))
     return inode
 
 

@@ -6,6 +6,7 @@ time: every change of dentries and listings happens in one step with no checkpoi
 answered.
 """
 
+import os
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from s3mount.errors import IsADirectory
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries, inspection
 from s3mount.vfs.attributedb import AttributeDb
-from s3mount.vfs.attributes import Attributes, Caller, Changes, Fh, StatFs, absent, may
+from s3mount.vfs.attributes import PRIVILEGED, Attributes, Caller, Changes, Fh, StatFs, absent, may
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
@@ -31,6 +32,7 @@ from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import check_key, decode
 from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
+from s3mount.vfs.privileges import kept_mode, lessened, may_be_privileged, mode_after_write
 from s3mount.vfs.reading import Emit, Readings
 from s3mount.vfs.rebuild import Progress
 from s3mount.vfs.recall import Recall
@@ -111,6 +113,8 @@ class FileSystem:
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Fh, Attributes]:
         above, look = self._inodes.get(parent), self._exact.lookup
         fh, inode = await entries.create(self._tree, self._handles, look, above, name, mode, flags, caller)
+        if not flags & os.O_EXCL and inode.known is not None:
+            await self._opened(inode, fh, flags, caller)  # it was there
         return fh, self._counted(inode)
 
     async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0) -> Attributes:
@@ -150,7 +154,7 @@ class FileSystem:
     async def readlink(self, ino: int) -> bytes:
         return await read_link(self._tree, self._inodes.get(ino))
 
-    async def setattr(self, ino: int, changes: Changes, fh: int | None) -> Attributes:
+    async def setattr(self, ino: int, changes: Changes, fh: int | None, caller: Caller = PRIVILEGED) -> Attributes:
         """Change the size, mode, owner and times."""
         tree = self._tree
         inode = self._inodes.get(ino)
@@ -160,7 +164,7 @@ class FileSystem:
                 raise IsADirectory(inode.path)
             await self._handles.truncate(inode, changes.size, fh)
         await self._exact.renew(inode)
-        await self._changing.change(inode, changes, fh)
+        await self._changing.change(inode, lessened(tree.shown(inode), changes, caller), fh)
         return tree.shown(inode)
 
     def statfs(self) -> StatFs:
@@ -186,14 +190,22 @@ class FileSystem:
 
     # files
 
-    async def open(self, ino: int, flags: int) -> Fh:
-        return await self._handles.open(self._inodes.get(ino), flags)
+    async def open(self, ino: int, flags: int, caller: Caller = PRIVILEGED) -> Fh:
+        inode = self._inodes.get(ino)
+        fh = await self._handles.open(inode, flags, caller)
+        await self._opened(inode, fh, flags, caller)
+        return fh
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         return await self._handles.read(fh, offset, size)
 
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
-        return await self._handles.write(fh, offset, data)
+        inode = self._handles.get(fh).inode
+        count = await self._handles.write(fh, offset, data)
+        if may_be_privileged(inode):
+            shown = self._tree.shown(inode)
+            await self._set_mode(inode, mode_after_write(shown.mode, shown.gid, self._handles.writers(inode)))
+        return count
 
     async def flush(self, fh: int) -> None:
         await self._handles.flush(fh)
@@ -286,6 +298,21 @@ class FileSystem:
     def hidden_count(self) -> int:
         """How many keys were met that cannot be paths, each time a listing met them."""
         return self._tree.hidden_count
+
+    async def _opened(self, inode: Inode, fh: Fh, flags: int, caller: Caller) -> None:
+        """Take the privileges of a file that an open has truncated."""
+        if not flags & os.O_TRUNC or not may_be_privileged(inode):
+            return
+        try:
+            shown = self._tree.shown(inode)
+            await self._set_mode(inode, kept_mode(shown.mode, shown.gid, caller))
+        except BaseException:
+            self._tree.background(self._handles.release, fh)
+            raise
+
+    async def _set_mode(self, inode: Inode, mode: int) -> None:
+        if mode != self._tree.shown(inode).mode:
+            await self._changing.change(inode, Changes(mode=mode), None)
 
     def _counted(self, inode: Inode) -> Attributes:
         inode.lookups += 1

@@ -26,7 +26,7 @@ from s3mount.errors import (
     Unavailable,
 )
 from s3mount.store.base import Buffer, Headers, Listed, Stored
-from s3mount.vfs.attributes import Fh
+from s3mount.vfs.attributes import PRIVILEGED, Caller, Fh
 from s3mount.vfs.carrying import announce, carry, stored, written
 from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
@@ -44,6 +44,8 @@ class Handle(NamedTuple):
 
     inode: Inode
     writable: bool
+    caller: Caller
+    """Who opened it."""
 
 
 class Handles:
@@ -67,7 +69,7 @@ class Handles:
             raise BadHandle(f"no handle {fh}")
         return handle
 
-    async def open(self, inode: Inode, flags: int) -> Fh:
+    async def open(self, inode: Inode, flags: int, caller: Caller = PRIVILEGED) -> Fh:
         """Open a file: the first read of it. Raises Stale when the object is another version, once the new one is
         remembered."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -105,7 +107,7 @@ class Handles:
         except BaseException:
             self._drop_handle(inode, state)
             raise
-        fh = self._add(inode, state, flags)
+        fh = self._add(inode, state, flags, caller)
         file = self._file(self.get(fh))
         if file.parted or (readable and file.forgone):
             # While we asked. Whoever closed it meanwhile has left the last release to us.
@@ -135,10 +137,14 @@ class Handles:
             if not state.handles and not state.closing:
                 await self._closing.close(inode, state)
 
-    def add_created(self, inode: Inode, flags: int) -> Fh:
+    def writers(self, inode: Inode) -> list[Caller]:
+        """Who has the file open for writing."""
+        return [handle.caller for handle in self._handles.values() if handle.writable and handle.inode is inode]
+
+    def add_created(self, inode: Inode, flags: int, caller: Caller) -> Fh:
         """The first handle of a file that was created here."""
         inode.own.handles += 1
-        return self._add(inode, inode.own, flags)
+        return self._add(inode, inode.own, flags, caller)
 
     def make_created(self, inode: Inode, key: str, headers: Headers) -> File:
         """Give a new inode its file, which is not in the bucket yet."""
@@ -305,8 +311,8 @@ class Handles:
         await file.overwrite()
         state.mtime_ns = state.ctime_ns = self._tree.wall_ns()
 
-    def _add(self, inode: Inode, state: State, flags: int) -> Fh:
-        handle = Handle(inode, flags & os.O_ACCMODE != os.O_RDONLY)
+    def _add(self, inode: Inode, state: State, flags: int, caller: Caller) -> Fh:
+        handle = Handle(inode, flags & os.O_ACCMODE != os.O_RDONLY, caller)
         state.writers += handle.writable
         if flags & os.O_ACCMODE != os.O_WRONLY:
             self._file(handle).expect_returns()

@@ -16,7 +16,7 @@ from tests.e2e.sides import Answer
 
 LINKS = ("link0", "link1")
 FIFOS = ("fifo0", "fifo1")
-FILE_MODES = (0o644, 0o644, 0o600, 0o640, 0o666, 0o755, 0o000, 0o4755, 0o2750)
+FILE_MODES = (0o644, 0o644, 0o600, 0o640, 0o666, 0o755, 0o000, 0o4755, 0o2750, 0o6777, 0o2767)
 DIRECTORY_MODES = (0o755, 0o755, 0o777, 0o1777, 0o2775, 0o700, 0o711)
 IDS = (0, 1001, 1002, 2001, -1)
 XATTRS = ("user.one", "user.two", "user.\u00e4 name")
@@ -159,6 +159,8 @@ def as_other_user(driver: Driver) -> None:
             ("append_line", file, b"line of %d\n" % caller.uid),
             ("read_file", file),
             ("truncate", file, driver.draws.randint(0, 3000)),
+            ("truncate_open", file, driver.draws.randint(0, 3000)),
+            ("open_truncating", file),
             ("listdir", driver.directory()),
             ("attributes", name),
             ("access", name, driver.draws.choice((os.R_OK, os.W_OK, os.X_OK))),

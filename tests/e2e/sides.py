@@ -77,6 +77,18 @@ class Side:
     def truncate(self, name: str, size: int) -> None:
         os.truncate(self.path(name), size)
 
+    def open_truncating(self, name: str) -> None:
+        """open(2) with O_TRUNC and nothing after it."""
+        os.close(os.open(self.path(name), os.O_WRONLY | os.O_TRUNC))
+
+    def truncate_open(self, name: str, size: int) -> None:
+        """ftruncate(2)."""
+        fd = os.open(self.path(name), os.O_WRONLY)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
     def fsync(self, handle: int) -> None:
         os.fsync(self.fds[handle])
 
