@@ -261,7 +261,7 @@ async def test_a_flag_that_page_one_does_not_reach_is_asked_for_by_name(tmp_path
 @run_virtual
 async def test_an_entry_younger_than_the_reply_without_a_flag_gets_a_head(tmp_path: Path) -> None:
     """Another client may put flag and entry while the listing is on its way."""
-    store = MemoryStore()
+    store = MemoryStore(clock_ns=lambda: 1_700_000_000 * SECOND_NS)  # a real one may pass the entry's second
     store.place("old", b"x")
     store.place("young", b"x", Headers(metadata=PRIVATE), last_modified_ns=store.now_ns() - SECOND_NS)
     async with mounted(store, tmp_path) as kernel:
