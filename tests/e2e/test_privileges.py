@@ -30,6 +30,7 @@ OPERATIONS: dict[str, tuple[object, ...]] = {
     "append_line": (b"more\n",),
     "truncate": (1,),
     "truncate_open": (1,),
+    "chown": (-1, OWNER),
     "read_file": (),
 }
 
@@ -48,7 +49,7 @@ def outcome(root: Path, caller: Caller, mode: int, operation: str) -> tuple[Answ
 def test_who_changes_a_file_leaves_it_the_privileges_that_a_local_disk_leaves_it(
     mounts: Mounts, tmp_path: Path, operation: str
 ) -> None:
-    """Modes of programs and of plain files, callers in and out of the group, each way to change the content."""
+    """Modes of programs and plain files, callers in and out of the group, each way to change the content, chgrp."""
     mounted = mounts.start("--allow-other")
     oracle = tmp_path / "oracle"
     oracle.mkdir()
