@@ -162,6 +162,7 @@ class MemoryStore:
         self._renaming = renaming
         self.keeps_conditions = conditions == "kept"
         self.renames = renaming == "kept"
+        self.ghosts = False
         self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []

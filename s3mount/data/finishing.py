@@ -13,7 +13,7 @@ from math import inf
 
 from s3mount.data.intents import Intent, Source, seconds_of
 from s3mount.data.parallel import each
-from s3mount.data.removal import remove, speaks_of_others
+from s3mount.data.removal import remove, remove_ghosts, speaks_of_others
 from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, TooMany
 from s3mount.store.base import ABSENT, Headers, Listed, ObjectStore
 
@@ -45,13 +45,21 @@ async def finish(store: ObjectStore, intent: Intent) -> Outcome:
             elif found is not None:
                 outcome.kept.append(found.key)
         await _delete(store, stale, outcome)
+        await _leave(store, intent, former, outcome)
         return outcome
     target = await _by_key(store, intent.target)
     if intent.phase == "moving":
         await _bring(store, intent, former, target, outcome)
+        await _leave(store, intent, former, outcome)
     else:
         await _take_back(store, intent, former, target, outcome)
     return outcome
+
+
+async def _leave(store: ObjectStore, intent: Intent, former: dict[str, Listed], outcome: Outcome) -> None:
+    """The directories have no keys any more, but for those that others have put there."""
+    keys = {intent.former + name for name in intent.sources}
+    await remove_ghosts(store, keys, intent.former, but={*former.keys() - keys, *outcome.kept})
 
 
 async def _bring(

@@ -51,6 +51,8 @@ class Abilities:
     """Whether a deletion alone keeps If-Match."""
     rename: bool | None = None
     """Whether RenameObject works, its conditions included; where one of them is not kept, copies are safer."""
+    ghosts: bool | None = None
+    """Whether a prefix is listed on when its keys are gone, until it is deleted as a marker would be."""
 
 
 CONDITIONS = ("put_if_absent", "put_if_match", "complete_if_absent")
@@ -88,7 +90,7 @@ async def probe_conditions(store: ObjectStore, scratch: str) -> Abilities:
 
 async def probe_deletes(store: ObjectStore, scratch: str) -> Abilities:
     """How objects can be deleted: about ten tiny requests."""
-    scratch, other = scratch_keys(scratch)
+    scratch, other, _ = scratch_keys(scratch)
     async with _scratch(store, scratch, other):
         first = (await store.put(scratch, [b"1"], PLAIN)).etag
         second = (await store.put(other, [b"22"], PLAIN)).etag
@@ -126,7 +128,7 @@ async def _etag_at(store: ObjectStore, key: str) -> str | None:
 async def probe_rename(store: ObjectStore, scratch: str) -> Abilities:
     """Whether RenameObject does what it says, and keeps its conditions: about a dozen tiny requests. A store that has
     never heard of it puts an empty object, in place of ours."""
-    scratch, source = scratch_keys(scratch)
+    scratch, source, _ = scratch_keys(scratch)
     carried = Headers(content_type="text/x-scratch", metadata={"scratch": "1"})
     async with _scratch(store, scratch, source):
         etag = (await store.put(source, [b"1"], carried)).etag
@@ -147,11 +149,30 @@ async def probe_rename(store: ObjectStore, scratch: str) -> Abilities:
     return Abilities(rename=works)
 
 
+async def probe_ghosts(store: ObjectStore, scratch: str) -> Abilities:
+    """Whether directories outlive their keys, and how they end: at most six tiny requests."""
+    _, _, below = scratch_keys(scratch)
+    place = f"{scratch}/"
+
+    async def is_listed() -> bool:
+        # As a directory is listed: SeaweedFS tells less of a prefix that does not end with a slash.
+        parent = scratch[: scratch.rfind("/") + 1]
+        return place in (await store.list_page(parent, delimiter="/", start_after=scratch[:-1])).prefixes
+
+    async with _scratch(store, below):
+        await store.put(below, [b"1"], PLAIN)
+        await store.delete(below)
+        stays = await is_listed()
+        if stays:
+            await store.delete(place)
+    return Abilities(ghosts=stays and not await is_listed())
+
+
 async def probe_parts(store: ObjectStore, scratch: str) -> Abilities:
     """What uploads by parts may look like: about 15 requests, 5 MiB sent, or 15 where parts cannot be copied."""
     size = S3_PART_MIN_BYTES + 1
     body = _body(size)
-    scratch, source = scratch_keys(scratch)
+    scratch, source, _ = scratch_keys(scratch)
     async with _scratch(store, scratch, source) as opened:
         etag = (await store.put(source, [body], PLAIN)).etag
         upload = await store.create_upload(scratch, PLAIN)
@@ -180,9 +201,9 @@ def scratch_key(prefix: str, random: str) -> str:
     return f"{prefix}{RESERVED}/probe-{random}"
 
 
-def scratch_keys(scratch: str) -> tuple[str, str]:
+def scratch_keys(scratch: str) -> tuple[str, str, str]:
     """All keys that a probe with `scratch` may make."""
-    return scratch, f"{scratch}-source"
+    return scratch, f"{scratch}-source", f"{scratch}/below"
 
 
 async def _refused(store: ObjectStore, key: str, before: str, act: Awaitable[object]) -> tuple[bool, str]:

@@ -224,6 +224,10 @@ class ObjectStore(Protocol):
     def renames(self) -> bool:
         """Whether `rename` may be asked for: it was seen to work, and was not refused since."""
 
+    @property
+    def ghosts(self) -> bool:
+        """Whether it was seen to list a prefix whose keys are gone, until that is deleted as a marker would be."""
+
     async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
         """Give exactly `source_etag` another key; etag, headers, tags and Last-Modified stay. Atomic. `condition` is
         about the target. Only where `renames` says so: other stores may take it for a PUT of nothing. Raises NotFound,

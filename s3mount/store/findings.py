@@ -24,6 +24,7 @@ from s3mount.store.abilities import (
     Abilities,
     probe_conditions,
     probe_deletes,
+    probe_ghosts,
     probe_parts,
     probe_rename,
     scratch_key,
@@ -40,7 +41,12 @@ CONDITIONS_SECONDS = 20.0
 PARTS_SECONDS = 600.0
 """15 MiB over a slow line. Until then the uploads that have to know wait."""
 
-AT_START = ((probe_conditions, "put_if_absent"), (probe_deletes, "delete_many"), (probe_rename, "rename"))
+AT_START = (
+    (probe_conditions, "put_if_absent"),
+    (probe_deletes, "delete_many"),
+    (probe_rename, "rename"),
+    (probe_ghosts, "ghosts"),
+)
 """The probes of every mount that writes, each with what it finds out if it can."""
 
 
@@ -72,8 +78,8 @@ class Findings:
         self._path = directory / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
 
     async def conditions(self) -> Abilities:
-        """Which conditions the store keeps, how it deletes, whether it renames; asked once a mount serves, and told in
-        the log. Nothing is asked read-only."""
+        """Which conditions the store keeps, how it deletes, whether it renames, what it lists; asked once a mount
+        serves, and told in the log. Nothing is asked read-only."""
         if self._config.read_only:
             return Abilities()
         found = self.remembered()

@@ -1,8 +1,9 @@
 """The requests of one bucket: orders with the right limit, wire and deadline; checksums; keys in doubt.
 
 What `s3.py` and `multipart.py` share. The mutable state: the two wires, the three limiters, which checksum the store
-takes, whether etags are digests, which conditions the store keeps, whether it renames, and the keys whose last mutation
-may still have an effect that nobody has seen. What the options have requests carry is known once `run` has begun.
+takes, whether etags are digests, which conditions the store keeps, whether it renames or has ghosts, and the keys
+whose last mutation may still have an effect that nobody has seen. What the options have requests carry is known once
+`run` has begun.
 """
 
 import base64
@@ -70,6 +71,7 @@ class Requests:
         self.opaque_etags = config.sse_customer_key_file is not None or _by_kms(config.sse)
         self._keeps: dict[str, bool] = {}
         self.renames = False
+        self.ghosts = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Resolve the endpoint, then drive the wires until cancelled. Raises StartError before it has started."""
@@ -245,6 +247,7 @@ class Requests:
             if kept is not None:
                 self._keeps[name] = kept
         self.renames = self.renames if found.rename is None else found.rename
+        self.ghosts = self.ghosts if found.ghosts is None else found.ghosts
 
     @property
     def keeps_conditions(self) -> bool:

@@ -348,6 +348,10 @@ class S3Store:
     def renames(self) -> bool:
         return self._requests.renames and renaming.permits(self._config)
 
+    @property
+    def ghosts(self) -> bool:
+        return self._requests.ghosts
+
     async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
         act = partial(renaming.rename, self._requests, source, target, source_etag)
         await self._requests.settled(target, condition, act)

@@ -217,21 +217,23 @@ class Deleting:
             raise again(error)
 
     async def remove(self, inode: Inode) -> None:
-        """Delete what is pending in the directory and then its marker, by one request where that can be.
+        """Delete what is pending in the directory and then its marker, by one request where that can be; a marker
+        that is not there, too, where the store goes on listing what has no keys.
 
         Raises what kept a key from being deleted, NotEmpty when that was another client's.
         """
         directory = inode.contents
         self.tell(directory)
+        marked = directory.marker or self._store.ghosts
         if not directory.pending:
-            if directory.marker:
+            if marked:
                 await self._store.delete(directory.prefix)
             return
         pending = self._in(directory)
-        if directory.marker:
+        if marked:
             pending.append(self._add(directory.prefix, None, inode, "", None))
         await self._land(deletion.batch for deletion in pending)
-        if directory.marker and pending[-1].error is None:
+        if marked and pending[-1].error is None:
             directory.marker = False
         self.tell(directory)
         for deletion in pending:

@@ -23,7 +23,7 @@ from s3mount.config import RESERVED
 from s3mount.data.finishing import list_all
 from s3mount.data.intents import Intent, Source, seconds_of
 from s3mount.data.parallel import each
-from s3mount.data.removal import remove, speaks_of_others
+from s3mount.data.removal import remove, remove_ghosts, speaks_of_others
 from s3mount.data.version import Version
 from s3mount.errors import (
     Busy,
@@ -56,8 +56,9 @@ NOBODYS = f"{RESERVED}-moved"
 """A name below the directory that no client gives to anything."""
 
 
-async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
-    """Move all keys below, open files and files that are not in the bucket yet included."""
+async def move_directory(tree: Tree, inode: Inode, prefix: str, *, replaces: bool) -> None:
+    """Move all keys below, open files and files that are not in the bucket yet included. `replaces`: onto an empty
+    directory, which stays should the move fail."""
     # Between its end and `tree.moving`, which lets nothing be deferred any more, there is no checkpoint.
     await tree.deleting.settle_below(inode.contents.prefix)
     former = inode.contents.prefix
@@ -72,7 +73,7 @@ async def move_directory(tree: Tree, inode: Inode, prefix: str) -> None:
             for place in (former, prefix):
                 tree.told.forget_directories(place)
         except S3MountError:
-            await move.undo()
+            await move.undo(replaces=replaces)
             raise
         finally:
             del tree.moving[former]
@@ -256,6 +257,8 @@ class DirectoryMove:
                 log.info("phase of a rename was not recorded key=%s reason=%s", escaped(intent.key), error)
         left = await remove(tree.store, [(key, copy.source.etag) for key, copy in copied.items()])
         _log_left(left)
+        moved = [*self.copies, *(old for _, old, _ in self._moved)]
+        await remove_ghosts(tree.store, moved, self._former, but=[one.key for one in left])
         if intent is None:
             return
         if any(not isinstance(one.error, PreconditionFailed) for one in left):
@@ -284,7 +287,7 @@ class DirectoryMove:
             for key, copy in self.copies.items()
         }
 
-    async def undo(self) -> None:
+    async def undo(self, *, replaces: bool) -> None:
         """Give what was moved its former key again, and delete the copies."""
         tree = self._tree
         for child, old, key in self._moved:
@@ -305,6 +308,10 @@ class DirectoryMove:
         copied = [(copy.target, copy.etag) for copy in self.copies.values() if not copy.renamed]
         left = await remove(tree.store, copied + self._marker)
         _log_left(left)
+        if self.copies or self._moved:
+            brought = [*(copy.target for copy in self.copies.values()), *(key for _, _, key in self._moved)]
+            kept = [one.key for one in left] + [self._prefix] * replaces
+            await remove_ghosts(tree.store, brought, self._prefix, but=kept)
         stuck = {one.key for one in left if not isinstance(one.error, NotFound | PreconditionFailed)}
         forget(self._inode)
         if astray:

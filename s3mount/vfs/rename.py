@@ -136,11 +136,11 @@ async def _move_directory(tree: Tree, inode: Inode, target: Inode | None, prefix
     if replaced is not None:
         await raised(replaced)
     if replaced is None or not replaced.flag or replaced.flag_owed:
-        await move_directory(tree, inode, prefix)
+        await move_directory(tree, inode, prefix, replaces=replaced is not None)
         return
     headers = await lower_flag(tree, replaced)
     try:
-        await move_directory(tree, inode, prefix)
+        await move_directory(tree, inode, prefix, replaces=True)
     except S3MountError:
         await restore_flag(tree, replaced, headers)
         raise

@@ -268,3 +268,21 @@ def test_who_looks_into_a_directory_that_moves_finds_all_of_it(mounts: Mounts, p
     assert looks >= 1
     assert below(mounted, "e") == contents
     os.close(inside)
+
+
+def test_a_renamed_directory_and_a_removed_one_leave_nothing_that_a_restart_shows(mounts: Mounts, place: Place) -> None:
+    """SeaweedFS keeps directories whose keys are gone, and lists them."""
+    for name in ("gh/sub/f", "gh/deeper/down/g", "rm/a/b/c", "rm/d"):
+        place.put(name, b"x")
+    mounted = mounts.start()
+    root = mounted.root
+    succeed("mv", root / "gh", root / "gh2")
+    succeed("rm", "-r", root / "rm")
+    mounted.remount()
+    assert sorted(os.listdir(root)) == ["gh2"]
+    succeed("mv", root / "gh2", root / "gh")
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()) == [
+        "gh/deeper/down/g",
+        "gh/sub/f",
+    ]
+    assert sorted(os.listdir(root)) == ["gh"]

@@ -151,6 +151,10 @@ class FailingStore:
     def renames(self) -> bool:
         return self._inner.renames
 
+    @property
+    def ghosts(self) -> bool:
+        return self._inner.ghosts
+
     async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
         await self._perform(
             "rename",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from s3mount.config import MIB, Config
-from s3mount.store.abilities import Abilities, probe_conditions, probe_parts
+from s3mount.store.abilities import Abilities, probe_conditions, probe_ghosts, probe_parts
 from s3mount.store.base import ALWAYS, Headers, ObjectStore
 from s3mount.store.findings import Findings
 from tests.running import run_trio
@@ -54,3 +54,22 @@ async def test_a_probe_leaves_the_neighbours_alone(place: Place) -> None:
         await store.complete_upload(upload, [part])
         assert (await store.head("p/.s3mount/probe-12")).size == MIB
         await store.delete("p/.s3mount/probe-12")
+
+
+@run_trio
+async def test_prefixes_without_keys_are_listed_on_by_seaweedfs_until_they_are_deleted_as_markers(place: Place) -> None:
+    async with place.open() as store:
+        assert await probe_ghosts(store, "p/.s3mount/probe-1") == Abilities(ghosts=place.name == "seaweedfs")
+        assert not (await store.list_page("p/.s3mount/", delimiter="/")).prefixes
+
+
+@run_trio
+async def test_a_directory_that_is_deleted_while_a_key_lies_below_it_keeps_the_key(place: Place) -> None:
+    async with place.open() as store:
+        await store.put("d/sub/f", [b"kept"], Headers())
+        for _ in range(2):
+            assert not await store.delete_many([("d/sub/", None), ("d/", None)])
+            assert [listed.key for listed in (await store.list_page("d/")).objects] == ["d/sub/f"]
+            await store.delete("d/sub/")
+            assert (await store.head("d/sub/f")).size == 4
+        await store.delete("d/sub/f")

@@ -14,9 +14,10 @@ from s3mount.config import MIB, Config
 from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
-from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_parts, probe_rename
+from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_ghosts, probe_parts, probe_rename
 from s3mount.store.base import ALWAYS, Condition, ObjectStore, Part, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
+from tests.haunted_store import HauntedStore
 from tests.memory_store import Call, MemoryStore
 from tests.paper import PaperInMemory
 from tests.running import run_virtual
@@ -24,7 +25,9 @@ from tests.running import run_virtual
 ALL_CONDITIONS = Abilities(put_if_absent=True, put_if_match=True, complete_if_absent=True)
 NO_CONDITIONS = Abilities(put_if_absent=False, put_if_match=False, complete_if_absent=False)
 ALL_DELETES = Abilities(delete_many=True, delete_many_if_match=True, delete_if_match=True)
-AT_START = replace(ALL_CONDITIONS, delete_many=True, delete_many_if_match=True, delete_if_match=True, rename=False)
+AT_START = replace(
+    ALL_CONDITIONS, delete_many=True, delete_many_if_match=True, delete_if_match=True, rename=False, ghosts=False
+)
 S3_PARTS = Abilities(part_copy=True, equal_parts=False, parts_max=10_000)
 CONFIG = Config(bucket="b", prefix="p/")
 
@@ -128,6 +131,22 @@ async def test_renames_are_believed_by_what_they_do(renaming: str, expected: boo
     assert all(call.key.startswith("p/scratch") for call in store.calls)
 
 
+@pytest.mark.parametrize(
+    ("haunted", "ends", "expected"), [(False, True, False), (True, True, True), (True, False, False)]
+)
+@run_virtual
+async def test_prefixes_that_outlive_their_keys_are_believed_by_what_is_listed(
+    haunted: bool, ends: bool, expected: bool
+) -> None:
+    """Those that nothing ends are not worth a request later."""
+    store = HauntedStore(ends=ends) if haunted else MemoryStore()
+    assert await probe_ghosts(store, "p/scratch") == Abilities(ghosts=expected)
+    assert tidy(store)
+    assert store.counts.total() <= 6
+    if isinstance(store, HauntedStore):
+        assert ("p/scratch/" in store.skeleton) is not ends
+
+
 class Careless(MemoryStore):
     """Renames whatever the conditions say: of the source, or of the target."""
 
@@ -200,7 +219,7 @@ async def test_a_copy_of_the_wrong_range_is_no_copy() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("probe", [probe_conditions, probe_deletes, probe_parts, probe_rename])
+@pytest.mark.parametrize("probe", [probe_conditions, probe_deletes, probe_parts, probe_rename, probe_ghosts])
 @run_virtual
 async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(probe: Probe, when: str) -> None:
     for failing in range(30):
@@ -219,9 +238,9 @@ async def test_whatever_request_fails_nothing_is_left_and_nothing_is_believed(pr
         except Unavailable:
             assert tidy(store) or (when == "before" and removes(store.calls[failing]))
         else:
-            assert found in (ALL_CONDITIONS, ALL_DELETES, S3_PARTS, Abilities(rename=False))
+            assert found in (ALL_CONDITIONS, ALL_DELETES, S3_PARTS, Abilities(rename=False), Abilities(ghosts=False))
             if asked <= failing:
-                assert failing >= 5
+                assert failing >= 4
                 return
     raise AssertionError("the probe asks too much")
 
@@ -304,7 +323,7 @@ async def test_a_probe_that_failed_is_tried_again_by_the_next_start(
 
 
 @pytest.mark.parametrize(
-    ("error", "left"), [(None, 0), (AccessDenied("403", status=403), 0), (Unavailable("503", status=503), 2)]
+    ("error", "left"), [(None, 0), (AccessDenied("403", status=403), 0), (Unavailable("503", status=503), 3)]
 )
 @run_virtual
 async def test_the_journal_names_the_scratch_objects_until_they_are_known_to_be_gone(

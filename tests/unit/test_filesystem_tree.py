@@ -420,7 +420,7 @@ class GhostStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ghosts: set[str] = set()
+        self.prefixes: set[str] = set()
 
     async def list_page(
         self, prefix: str, *, delimiter: str = "", start_after: str = "", token: str | None = None, max_keys: int = 1000
@@ -432,7 +432,7 @@ class GhostStore(MemoryStore):
             return page
         ghosts = {
             prefix + ghost[len(prefix) :].split("/")[0] + "/"
-            for ghost in self.ghosts
+            for ghost in self.prefixes
             if ghost.startswith(prefix) and ghost != prefix
         }
         return Page(page.objects, tuple(sorted({*page.prefixes, *ghosts})), page.token, page.date_ns)
@@ -444,7 +444,7 @@ async def test_a_removed_directory_stays_hidden_on_a_store_that_lists_prefixes_w
     async with mounted(store, tmp_path) as kernel:
         await kernel.mkdir("d")
         await kernel.mkdir("d/e")
-        store.ghosts |= {"d/", "d/e/"}
+        store.prefixes |= {"d/", "d/e/"}
         await kernel.rmdir("d/e")
         assert await kernel.listdir("d") == []
         await kernel.rmdir("d")
