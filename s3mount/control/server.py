@@ -18,7 +18,7 @@ from s3mount import kernel
 from s3mount.config import Config
 from s3mount.control import protocol
 from s3mount.control.protocol import Request
-from s3mount.control.sockets import PEER, bind, directories, uid_in
+from s3mount.control.sockets import PEER, bind, directories, sweep, uid_in
 from s3mount.errors import Invalid, S3MountError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ async def attend(
         task_status.started()
         return
     server = Server(verbs, config, uid=uid)
+    sweep(directories(uid), uid, {one.device for one in kernel.mounts() if one.fstype == kernel.FSTYPE})
     try:
         await keep(server, mount.device, among=directories(uid), uid=uid, task_status=task_status)
     except Exception:

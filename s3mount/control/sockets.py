@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -87,6 +87,31 @@ def bind(device: str, *, among: Sequence[Path], uid: int) -> Bound:
         except OSError as error:
             failure = error
     raise failure
+
+
+def sweep(among: Sequence[Path], uid: int, mounted: Collection[str]) -> None:
+    """Remove what killed daemons have left: sockets that nobody listens at, of devices that are not `mounted` any more.
+    Of one that is, a client says that its daemon has died. A draft stays: nobody listens at it yet."""
+    for directory in among:
+        with suppress(OSError), opened(directory, uid) as path:
+            for left in path.glob("[0-9]*.sock"):
+                if left.name in {name_of(device) for device in mounted}:
+                    continue
+                info = os.lstat(left)
+                if stat.S_ISSOCK(info.st_mode) and _is_deaf(left) and os.lstat(left).st_ino == info.st_ino:
+                    os.unlink(left)
+
+
+def _is_deaf(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
+        client.setblocking(False)  # its queue may be full
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _bind(path: Path, directory: Path, name: str) -> Bound:
