@@ -70,6 +70,8 @@ def umount(mountpoint: Path) -> int:
     found = kernel.mount_at(path)
     if found is None or found.fstype != kernel.FSTYPE:
         raise StartError(f"{path} is not a mountpoint of s3mount: see `findmnt -t {kernel.FSTYPE}`")
+    if found.owner not in (None, os.geteuid()) and os.geteuid() != 0:
+        raise StartError(f"{path} was mounted by user {found.owner}: only that user and root unmount it")
     problem = kernel.unmount(path)
     if problem is not None:
         raise StartError(f"{path} was not unmounted: {problem}; `fuser -vm {path}` shows who uses it")

@@ -26,6 +26,8 @@ class Location:
 
 def locate(path: str, mounts: Sequence[Mount]) -> Location:
     """Where a path is. Raises ControlError when that is not below a mount of ours."""
+    if not path:
+        raise ControlError("an empty path names nothing")
     try:
         pending = os.path.join(os.getcwd() if not path.startswith("/") else "/", path).split("/")[::-1]
     except OSError as error:

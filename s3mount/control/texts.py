@@ -81,6 +81,9 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict) and value.keys() >= {"count", "paths"} and isinstance(value["paths"], list):
         yield words, value["count"]
         yield from (("", path) for path in value["paths"])
+    elif isinstance(value, dict) and value.keys() == {"count", "prefixes"} and isinstance(value["prefixes"], dict):
+        yield words, value["count"]
+        yield from (("", f"{count} below {prefix or 'the root'}") for prefix, count in value["prefixes"].items())
     elif isinstance(value, dict) and value and not any(isinstance(item, (dict, list)) for item in value.values()):
         yield words, ", ".join(f"{key.replace('_', ' ')} {_readable(key, item)}" for key, item in value.items())
     elif isinstance(value, dict):

@@ -4,6 +4,7 @@ The path is walked here, from the root, as the kernel would walk it; the daemon 
 state. While a path is looked at its inodes are held by a lookup each, as the kernel holds them.
 """
 
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 
 import trio
 
-from s3mount.errors import Invalid, IsADirectory, NoEntry, NotFound
+from s3mount.errors import Invalid, IsADirectory, NoEntry, NotADirectory, NotFound
 from s3mount.store.base import ObjectInfo
 from s3mount.vfs.attributes import PLAIN, Attributes, Ino, Special
 from s3mount.vfs.flags import FLAG
@@ -73,10 +74,13 @@ async def about(tree: Tree, look: Look, path: bytes) -> About:
 
 
 async def key_of(tree: Tree, look: Look, path: bytes) -> tuple[str, State]:
-    """The key of a stored file, for an address. Raises NoEntry, IsADirectory."""
+    """The key of a stored file, for an address. Raises NoEntry, IsADirectory, Invalid for what is no regular file: its
+    object is not what programs read here."""
     async with _found(tree, look, path) as inode:
         if inode.directory is not None:
             raise IsADirectory(f"{_shown(path)} is a directory: only files have an address")
+        if not stat.S_ISREG(tree.shown(inode).mode):
+            raise Invalid(f"{_shown(path)} is a link or special file: only regular files have an address")
         state = _state_of(inode)
         if state == "not stored":
             raise NoEntry(f"{_shown(path)} is not stored yet: its object comes with close or fsync")
@@ -84,13 +88,15 @@ async def key_of(tree: Tree, look: Look, path: bytes) -> tuple[str, State]:
 
 
 async def rebuild(tree: Tree, look: Look, path: bytes, progress: Callable[[Progress], None]) -> Progress:
-    """Set the flags of a directory and all below it right, and forget what was known. Raises NotADirectory, ReadOnly,
-    Invalid where no attributes are read."""
+    """Set the flags of a directory and all below it right, and forget what was known. Raises ReadOnly, Invalid for what
+    is no directory and where no attributes are read."""
     tree.check_changeable()
     config = tree.config
     if config.attributes == "never":
         raise Invalid("the mount has --attributes never: it reads and stores none")
     async with _found(tree, look, path) as inode:
+        if inode.directory is None:
+            raise Invalid(f"{_shown(path)} is not a directory: only directories say what is special in them")
         prefix = inode.contents.prefix
         # A listing that a mount holds for a walk has told it of flags, too.
         settle_seconds = max(config.metadata_ttl_seconds, config.walk_ttl_seconds)
@@ -103,14 +109,14 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
     """Forget what is known of a path and all below it, but for what only this mount has; asks nothing.
 
     Returns the names that the kernel is to forget too. Directories are not among them: who stands in one would lose his
-    way. Raises NoEntry for what cannot be a path.
+    way. Raises NoEntry for what cannot be a path, NotADirectory below a file.
     """
     parent, inode, name = None, tree.inodes.root, ""
     names = list(_names(path))
     _forget_unasked(tree, names)
     for name in names:
         if inode.children is None:
-            return []
+            raise NotADirectory(inode.path)
         child = inode.children.get(name)
         parent = inode
         if child is None:
@@ -243,4 +249,4 @@ async def _head(tree: Tree, key: str) -> ObjectInfo | None:
 
 
 def _shown(path: bytes) -> str:
-    return escaped(path.decode(errors="backslashreplace"))
+    return escaped(path.decode(errors="backslashreplace")) or "the root of the mount"

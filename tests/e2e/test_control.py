@@ -34,6 +34,17 @@ os.write(fd, b"new bytes")
 print("holding", flush=True)
 sys.stdin.read()
 """
+UNMOUNTER = """
+import os, sys
+from pathlib import Path
+from s3mount import daemon
+from s3mount.errors import StartError
+os.setuid(65534)
+try:
+    daemon.umount(Path(sys.argv[1]))
+except StartError as error:
+    print(error, flush=True)
+"""
 STRANGER = """
 import os, socket, sys
 os.setgroups([])
@@ -400,6 +411,15 @@ def test_another_user_is_refused_even_where_the_file_lets_him_in(mount: Mounted)
     assert reply["errno"] == 13
     assert str(NOBODY) in reply["error"]
     mount.expect("control connection was refused uid=65534")
+
+
+def test_who_has_not_mounted_it_is_told_whose_it_is(mount: Mounted) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    other = python(UNMOUNTER, mount.root)
+    assert "was mounted by user 0: only that user and root unmount it" in hear(other)
+    finish(other)
+    assert socket_of(mount).exists()
 
 
 def test_garbage_and_a_thousand_half_open_connections_harm_nothing(mount: Mounted) -> None:

@@ -296,6 +296,19 @@ def test_a_stale_socket_is_replaced_and_a_successors_is_left_alone(tmp_path: Pat
     assert not second.path.exists()
 
 
+def test_what_killed_daemons_have_left_goes_and_what_anybody_listens_at_or_still_mounts_stays(tmp_path: Path) -> None:
+    bound = {
+        device: sockets.bind(device, among=(tmp_path / "s",), uid=os.geteuid()) for device in ("0:1", "0:2", "0:3")
+    }
+    (tmp_path / "s/.0-4.sock-9").touch()
+    (tmp_path / "s/0-5.sock").touch()
+    for device in ("0:1", "0:2"):
+        bound[device].socket.close()
+    sockets.sweep((tmp_path / "none", tmp_path / "s"), os.geteuid(), {"0:2"})
+    bound["0:3"].socket.close()
+    assert sorted(os.listdir(tmp_path / "s")) == [".0-4.sock-9", "0-2.sock", "0-3.sock", "0-5.sock"]
+
+
 @run_virtual
 async def test_a_socket_that_has_gone_is_made_anew_where_it_can_be(tmp_path: Path) -> None:
     """The directory of a login session ends before the mount."""
@@ -395,6 +408,20 @@ def test_text_for_people_carries_nothing_that_a_terminal_acts_on() -> None:
     assert all(line.isprintable() for line in text.splitlines())
     assert "1536 (1.5 KiB)" in text
     assert f"{10**30} ns" in text
+
+
+def test_a_count_says_of_what() -> None:
+    text = texts.status_text({"files": {"hidden_keys": {"count": 3, "prefixes": {"a/": 2, "": 1}}}})
+    assert [line.split(None, 2) for line in text.splitlines()[-3:]] == [
+        ["hidden", "keys", "3"],
+        ["2", "below", "a/"],
+        ["1", "below", "the root"],
+    ]
+
+
+def test_an_empty_path_names_nothing() -> None:
+    with pytest.raises(ControlError, match="empty path"):
+        locate("", [ROOT])
 
 
 def test_an_answer_of_another_version_is_shown_as_far_as_it_is_known() -> None:

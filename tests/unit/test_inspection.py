@@ -1,6 +1,7 @@
 """What is told of a path and what it costs, and what forgetting leaves: `s3mount stat`, `refresh`, `status`."""
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,8 +96,24 @@ async def test_an_address_is_of_a_file(tmp_path: Path) -> None:
     async with mounted(store, tmp_path) as kernel:
         with pytest.raises(IsADirectory):
             await kernel.fs.key_of(b"d")
-        with pytest.raises(NotADirectory):
-            await kernel.fs.about(b"d/f/below")
+        with pytest.raises(IsADirectory, match="the root of the mount is a directory"):
+            await kernel.fs.key_of(b"")
+        await kernel.ino("d/f")
+        for ask in (kernel.fs.about, kernel.fs.refresh):
+            with pytest.raises(NotADirectory):
+                await ask(b"d/f/below")
+
+
+@run_virtual
+async def test_a_link_has_no_address_for_its_object_is_not_what_programs_read(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(".s3mount-attrs", b"\n")
+    for name, kind, body in (("link", stat.S_IFLNK, b"target"), ("fifo", stat.S_IFIFO, b"")):
+        store.place(name, body, Headers(metadata={"mode": str(kind | 0o644)}))
+    async with mounted(store, tmp_path) as kernel:
+        for path in (b"link", b"fifo"):
+            with pytest.raises(Invalid, match="is a link or special file"):
+                await kernel.fs.key_of(path)
 
 
 @run_virtual
@@ -175,7 +192,7 @@ async def test_flags_are_rebuilt_and_the_mount_that_cannot_refuses(tmp_path: Pat
         done = await kernel.fs.rebuild_flags(b"d", told.append)
         assert (done.objects, done.flags_put, told[-1]) == (1, 1, done)
         assert "d/.s3mount-attrs" in store.keys("d/")
-        with pytest.raises(NotADirectory):
+        with pytest.raises(Invalid, match="d/special is not a directory"):
             await kernel.fs.rebuild_flags(b"d/special", ignore)
     for options, error in (({"read_only": True}, ReadOnly), ({"attributes": "never"}, Invalid)):
         async with mounted(store, tmp_path, **options) as kernel:
