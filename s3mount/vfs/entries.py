@@ -196,7 +196,8 @@ async def unlink(tree: Tree, parent: Inode, name: bytes, caller: Caller) -> None
     await keep_directory(tree, parent, text)
     if not tree.deleting.defer(inode, caller):
         try:
-            await _remove(tree, inode)
+            with tree.transits.leaving(inode.key):
+                await _remove(tree, inode)
         except S3MountError:
             tree.deleting.end_burst(caller)
             raise

@@ -2,7 +2,8 @@
 is copied, and the former keys are deleted once every copy exists.
 
 The order, and what a crash leaves: an intent is written first, so the next start goes on; then each object is at one of
-its keys at least, always. A move that fails is undone: the source is whole again. Copies, and former objects, that the
+its keys at least, always. A move that fails is undone: the source is whole again. So is one that another client
+took objects from meanwhile, for it may be moving the same directory. Copies, and former objects, that the
 store would not delete stay with their intent and are deleted by tries in the background, then by the next start; the
 move itself has succeeded once every object is at its new key, and answers 0. What was renamed and cannot be renamed
 back stays there, and the log says so: to move it later would undo what programs have done meanwhile. A store that
@@ -86,7 +87,7 @@ class DirectoryMove:
 
     The state: `copies` by the former key, the inodes `moved` through their File with former and new key, the marker
     written for a directory that had no key, the intent and what it says of each object, how many copies with an etag of
-    their own it does not tell yet, whether programs wait for what is on its way.
+    their own it does not tell yet, what was listed and then gone, whether programs wait for what is on its way.
     """
 
     def __init__(self, tree: Tree, inode: Inode, former: str, prefix: str, progress: Progress) -> None:
@@ -101,6 +102,7 @@ class DirectoryMove:
         self._intent: Intent | None = None
         self._sources: dict[str, Source] = {}
         self._unrecorded = 0
+        self._lost: set[str] = set()
         self._in_transit = tree.store.renames
 
     @property
@@ -117,6 +119,7 @@ class DirectoryMove:
             found = await list_all(tree.store, former, objects_max=tree.config.rename_objects_max)
             for listed in found:
                 check_key(self._target(listed.key))
+            self._lost.difference_update(listed.key for listed in found)
             await self._intend(found)
             await self._forget_gone({listed.key for listed in found})
             await self._bring(found)
@@ -127,8 +130,20 @@ class DirectoryMove:
             # A file that was open when the others were copied may have been closed before its turn came.
             settled = self.copies.keys() | {old for _, old, _ in self._moved}
             if tree.moving[former] == before and all(listed.key in settled for listed in found):
+                self._check_whole()
                 return
         raise Busy(f"{self._inode.path} is changed again and again while it is moved")
+
+    def _check_whole(self) -> None:
+        """Raises Busy when another client took away what was to be moved: it may be moving the same directory, and each
+        would have a part of it. What is here goes back then, so that one of them finds the rest where it was."""
+        lost = self._tree.transits.missed(self._progress, self._lost)
+        if lost:
+            log.error(
+                "directory was not moved, another client took objects out of it meanwhile from=%s to=%s count=%d of=%d",
+                escaped(self._former), escaped(self._prefix), len(lost), len(self._sources),
+            )  # fmt: skip
+            raise Busy(f"another client took {len(lost)} objects out of {self._inode.path} while it was moved")
 
     async def _intend(self, found: list[Listed]) -> None:
         """Write down what is about to be moved, before it is; more of it when programs have changed something."""
@@ -166,7 +181,9 @@ class DirectoryMove:
             try:
                 await self._bring_one(listed)
                 self._progress.done += 1
-            except (NotFound, PreconditionFailed):
+            except (NotFound, PreconditionFailed) as error:
+                if isinstance(error, NotFound) and not speaks_of_others(listed.key):
+                    self._lost.add(listed.key)
                 self._tree.moving[self._former] += 1  # changed since it was listed: look again
 
         wanted = [

@@ -75,7 +75,8 @@ async def rename(
         lent = await lend(tree, inode, new_parent)
         condition = ABSENT if no_replace else ALWAYS
         try:
-            await _move_file(tree, inode, target, key, condition, None if lent is None else lent[1])
+            with tree.transits.leaving(inode.key):
+                await _move_file(tree, inode, target, key, condition, None if lent is None else lent[1])
         except BaseException as error:
             if lent is not None:
                 give_back(inode, lent[0])

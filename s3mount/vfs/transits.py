@@ -5,21 +5,23 @@ whoever would ask the store for one of them waits until all are at one place aga
 former keys stay until the end. Synchronous but for the waits; knows no store.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 
 @dataclass(slots=True)
 class Progress:
-    """The move of one directory, for people to see."""
+    """The move of one directory, for people to see. `taken`: what programs here have taken away meanwhile."""
 
     former: str
     target: str
     done: int = 0
     total: int = 0
+    taken: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,10 +44,11 @@ class Transits:
 
     def __init__(self) -> None:
         # The mutable state: what is set when the move of a key, or of all keys below a prefix, is over; questions under
-        # way; moves under way by the former prefix.
+        # way; moves under way by the former prefix; keys that programs here are taking away.
         self._over: dict[str, trio.Event] = {}
         self._watches: set[Watch] = set()
         self.progress: dict[str, Progress] = {}
+        self._leaving: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"<Transits of {', '.join(map(repr, self._over)) or 'nothing'}>"
@@ -80,6 +83,24 @@ class Transits:
             yield
         finally:
             del self.progress[progress.former]
+
+    @contextmanager
+    def leaving(self, key: str) -> Iterator[None]:
+        """Inside the block the key is deleted or renamed for a program here: a directory's move does not miss it."""
+        self._leaving[key] += 1
+        try:
+            yield
+        finally:
+            self._leaving[key] -= 1
+            if not self._leaving[key]:
+                del self._leaving[key]
+            for progress in self.progress.values():
+                if key.startswith(progress.former):
+                    progress.taken.add(key)
+
+    def missed(self, progress: Progress, keys: set[str]) -> set[str]:
+        """Those of the keys that no program here has taken away."""
+        return keys - progress.taken - self._leaving.keys()
 
     async def passed(self, key: str) -> bool:
         """Until the key is not on its way. Whether it was."""

@@ -286,3 +286,21 @@ def test_a_renamed_directory_and_a_removed_one_leave_nothing_that_a_restart_show
         "gh/sub/f",
     ]
     assert sorted(os.listdir(root)) == ["gh"]
+
+
+def test_two_mounts_that_rename_one_directory_do_not_share_it_out_and_both_say_that_all_went_well(
+    mounts: Mounts, place: Place
+) -> None:
+    contents = fill(place, 150, "src")
+    first, second = mounts.start(), mounts.start()
+    moves = [
+        subprocess.Popen(["mv", mounted.root / "src", mounted.root / target], stderr=subprocess.DEVNULL)
+        for mounted, target in ((first, "X"), (second, "Y"))
+    ]
+    answered = [move.wait(60) for move in moves]
+    found = [name for name in place.files() if not name.startswith(".s3mount")]
+    assert sorted(name.partition("/")[2] for name in found) == sorted(contents)
+    # Who comes when all has gone finds nothing any more, and moves that.
+    assert answered != [0, 0] or len({name.partition("/")[0] for name in found}) == 1
+    for mounted in (first, second):
+        mounted.expect("directory was not moved", "rename left", "rename could not be undone")

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from s3mount.errors import AccessDenied, Exists, LostReply, NoEntry, Stale, TooMany, Unavailable
+from s3mount.errors import AccessDenied, Busy, Exists, LostReply, NoEntry, Stale, TooMany, Unavailable
 from s3mount.store.base import Headers
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
@@ -465,3 +465,59 @@ async def test_what_was_unlinked_while_it_was_on_its_way_does_not_come_back_when
         assert store.keys("e/") == []
         assert [key for key in store.keys("d/") if not key.endswith("/")] == ["d/s0/f3", "d/s1/f1", "d/s2/f2"]
         assert not await kernel.exists("d/s0/f0")
+
+
+@pytest.mark.parametrize("taken", ["f1", "all"])
+@run_virtual
+async def test_a_move_whose_objects_another_client_takes_is_refused_and_undone(
+    tmp_path: Path, taken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two machines rename one directory: each would have a part of it, and both would say that all went well."""
+    store = directory(5)
+    whole = sorted(key for key in list(store.objects) if not key.endswith("/"))
+
+    async def take() -> None:
+        for key in [key for key in whole if key in store.objects and (taken == "all" or key.endswith(taken))]:
+            store.place("theirs/" + key, store.body(key), HEADERS)
+            store.remove(key)
+
+    store.before = once("rename", take)
+    async with mounted(store, tmp_path) as kernel:
+        with pytest.raises(Busy):
+            await kernel.rename("d", "e")
+        assert not await kernel.exists("e")
+    assert "another client took objects out of it" in caplog.text
+    left = sorted(
+        key.removeprefix("theirs/") for key in list(store.objects) if not key.endswith("/") and ".s3mount" not in key
+    )
+    assert left == whole
+
+
+@pytest.mark.parametrize("renaming", ["kept", "refused"])
+@run_virtual
+async def test_two_machines_that_move_one_directory_lose_nothing_and_at_most_one_is_told_that_it_has_all(
+    tmp_path: Path, renaming: str
+) -> None:
+    store = MemoryStore(renaming=renaming, latency_seconds=0.01)  # type: ignore[arg-type]
+    for number in range(60):
+        store.place(f"src/f{number}", f"{number}".encode())
+    told: dict[str, bool] = {}
+    other = tmp_path / "other"
+    other.mkdir()
+
+    async with mounted(store, tmp_path) as first, mounted(store, other) as second:
+
+        async def move(kernel: Kernel, target: str) -> None:
+            try:
+                await kernel.rename("src", target)
+                told[target] = True
+            except Busy:
+                told[target] = False
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(move, first, "X")
+            nursery.start_soon(move, second, "Y")
+    names = {key.partition("/")[2] for key in list(store.objects) if key.startswith(("src/f", "X/f", "Y/f"))}
+    assert names == {f"f{number}" for number in range(60)}
+    if renaming == "kept":
+        assert not all(told.values())
