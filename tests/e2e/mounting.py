@@ -202,7 +202,7 @@ class Mounted:
     def _has_probed(self) -> bool:
         cache = next(word for word in reversed(self.command()) if word.startswith("--cache-dir="))
         found = [path.read_text() for path in Path(cache.partition("=")[2]).glob("stores/*.json")]
-        sought = ('"delete_many": null', '"put_if_absent": null', '"rename": null')
+        sought = ('"delete_many": null', '"put_if_absent": null', '"rename": null', '"ghosts": null')
         known = any(not any(word in text for word in sought) for text in found)
         return known or "--read-only" in self.options or "was not probed" in self.log
 
