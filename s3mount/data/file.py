@@ -7,6 +7,8 @@ It ties together `layers` (what the bytes are), `syncing` (how they are stored),
 import logging
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from s3mount.data.ahead import Ahead
 from s3mount.data.describe import describe
 from s3mount.data.forsaking import Forsaking
@@ -39,7 +41,8 @@ class File:
         before_sending: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
         # The mutable state is that of the layers, the syncing, the reader and what is sent ahead, and: whether the file
-        # was created or truncated and not written to since; whether it is closed.
+        # was created or truncated and not written to since; whether it is closed; since when others may have changed
+        # what the object carries besides bytes.
         self._storage = storage
         self._layers = Layers(storage.staging, base)
         self._syncing = Syncing(
@@ -59,6 +62,7 @@ class File:
         self._forsaking = Forsaking(self._syncing, self._keeping, self._ahead)
         self._on_stored = on_stored
         self._closed = False
+        self.described_at = trio.current_time()
 
     def __repr__(self) -> str:
         states = [
@@ -144,8 +148,9 @@ class File:
         """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""
         base = await self._known_base()
         if base is not None:
+            asked = trio.current_time()
             info = await describe(self._storage.store, base)
-            self.headers = info.headers
+            self.headers, self.described_at = info.headers, asked
             self._layers.note_version(base, info)
 
     async def validate_for_replacing(self, absent: Headers) -> None:
@@ -223,6 +228,7 @@ class File:
 
     def _stored(self, stored: Stored) -> None:
         self._reader.asks_base = True
+        self.described_at = trio.current_time()
         self._on_stored(self, stored)
 
     def fetch_base(self) -> None:

@@ -57,5 +57,5 @@ def repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> N
             state = child.own
             if state.mtime_ns is None:
                 state.mtime_ns = tree.shown(child).mtime_ns
-            state.unsure = True
+            tree.stored_here(child)
             child.known = Listed(copied.target, copied.source.size, copied.etag, copied.source.last_modified_ns)

@@ -27,6 +27,9 @@ from s3mount.vfs.tree import Tree
 
 Fields = Mapping[str, Any]
 """Attributes by the names of `Special`; None: none of its own, the default."""
+FRESH_SECONDS = 1.0
+"""Headers that were looked at longer ago are looked at again before they are stored: others may have changed them,
+which no condition finds out."""
 UNDATED: Fields = {"mtime_ns": None, "atime_ns": None, "ctime_ns": None}
 
 
@@ -122,8 +125,44 @@ def _of_bytes(special: Special) -> Fields:
     return {**UNDATED, "mode": stat.S_IFREG | stat.S_IMODE(special.mode), "rdev": None}
 
 
+def described(file: File) -> bool:
+    """Whether its headers are known to be what its object has now."""
+    fresh = trio.current_time() < file.described_at + FRESH_SECONDS
+    return file.base is None or (describes(file) and fresh)
+
+
+async def describe_again(tree: Tree, inode: Inode, file: File) -> None:
+    """Lay what was changed here over what the object carries by now, if that was looked at long ago. Another version is
+    left for the condition of the upload to find."""
+    base, asked = file.base, trio.current_time()
+    if base is None or not file.dirty or file.parted or described(file):
+        return
+    try:
+        headers = (await describe(tree.store, base)).headers
+    except Changed:
+        return
+    if file.base is not base:
+        return
+    state, file.described_at = inode.own, asked
+    if headers.metadata:
+        headers = headers_with(tree, headers, _of_bytes(special_of(headers.metadata)))
+    if state.pending is not None:
+        headers = headers_with(tree, headers, state.pending)
+    if headers != file.headers:
+        file.headers = headers
+    state.undated = file.headers
+
+
+async def ready(tree: Tree, inode: Inode) -> None:
+    """Before a file is stored, and after it."""
+    file = inode.own.file
+    if file is not None:
+        await describe_again(tree, inode, file)
+    await announce(tree, inode)
+
+
 async def announce(tree: Tree, inode: Inode) -> None:
-    """Before a file is stored, and after it: if what it carries is special its directory has a flag."""
+    """If what the file carries is special its directory has a flag."""
     state, parent = inode.own, inode.parent
     if state.file is None or parent is None or tree.config.attributes != "auto":
         return
@@ -147,14 +186,18 @@ def stored_as(tree: Tree, inode: Inode, headers: Headers) -> None:
     """The object `inode.known` was stored with these headers."""
     known = inode.known
     assert known is not None
-    inode.own.carried = (known.etag, headers)
+    inode.own.carried = (known.etag, headers, trio.current_time())
     if tree.config.attributes == "never":
         inode.special = PLAIN
         return
     # What was told of an object before may look like this one: the same bytes, stored in the same second.
     date_ns = known.last_modified_ns
     info = ObjectInfo(known.key, known.size, known.etag, known.last_modified_ns, date_ns, headers)
-    inode.special = _normalized(tree, tree.told.note(info, trio.current_time()), stat.S_IFREG)
+    former, special = inode.special, _normalized(tree, tree.told.note(info, trio.current_time()), stat.S_IFREG)
+    inode.special = special
+    for name in ("mode", "uid", "gid", "xattrs"):
+        if name not in (inode.own.pending or {}) and getattr(former, name, None) != getattr(special, name):
+            setattr(inode.own, name, None)  # others have changed it, and it was stored with that
 
 
 def undo(tree: Tree, inode: Inode) -> None:
@@ -177,11 +220,13 @@ def undo(tree: Tree, inode: Inode) -> None:
 async def known_headers(tree: Tree, inode: Inode) -> Headers:
     """What the object carries, asked for if need be. Raises Changed."""
     state, known = inode.own, inode.known
-    if state.file is not None and describes(state.file):
-        return state.file.headers
+    file = state.file
+    if file is not None and (described(file) or (describes(file) and (file.dirty or file.busy))):
+        return file.headers
     assert known is not None
-    if state.carried is not None and state.carried[0] == known.etag:
-        return state.carried[1]
+    carried = state.carried
+    if carried is not None and carried[0] == known.etag and trio.current_time() < carried[2] + FRESH_SECONDS:
+        return carried[1]
     return (await describe(tree.store, Version(known.key, known.etag, known.size))).headers
 
 

@@ -17,26 +17,27 @@ from typing import Any
 
 import trio
 
+from s3mount.data.describe import describe
 from s3mount.data.file import File
-from s3mount.data.version import Changed
+from s3mount.data.version import Changed, Version
 from s3mount.errors import S3MountError, Stale, again
-from s3mount.store.base import Headers
+from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import SECOND_NS, Attributes, Changes
 from s3mount.vfs.carrying import (
     Fields,
     carry,
     dated,
+    described,
     describes,
     headers_with,
     known_headers,
     show,
-    special_in,
     undo,
 )
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.directory_attributes import describe_directory, look_at_directory
 from s3mount.vfs.handles import Handles
-from s3mount.vfs.inodes import Inode
+from s3mount.vfs.inodes import Inode, is_version
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
@@ -66,9 +67,9 @@ class Changing:
     async def change(self, inode: Inode, changes: Changes, fh: int | None) -> None:
         """SETATTR but for the size. Raises what kept an earlier change of this file from being stored."""
         self.report(inode)
-        if inode.special is None:
-            await self._look(inode)
         tree, state = self._tree, inode.own
+        if inode.special is None or (inode.children is None and not self._is_known(inode)):
+            await self._look(inode)
         fields = changed_fields(tree.shown(inode), changes, tree.wall_ns(), by_kernel=fh is not None)
         await self.store_special(inode, fields)
         if inode.children is None or fields or changes.mtime_ns is not None:
@@ -128,14 +129,30 @@ class Changing:
 
     # inside
 
+    def _is_known(self, inode: Inode) -> bool:
+        """Whether what is known of a file is as fresh as a lookup of it makes it: who has it open sends none."""
+        if not inode.linked or inode.held or self._tree.config.attributes == "never":
+            return True
+        parent, now = inode.parent, trio.current_time()
+        assert parent is not None
+        if inode.fresh_until <= now:
+            found = parent.contents.find(inode.name, now)
+            if found is None or not isinstance(found[0], Listed) or not is_version(inode, found[0]):
+                return False
+        return self._tree.is_settled(inode)
+
     async def _look(self, inode: Inode) -> None:
         if inode.children is not None:
             await look_at_directory(self._tree, inode)
             return
+        tree, asked, known = self._tree, trio.current_time(), inode.known
+        assert known is not None
         try:
-            inode.special = special_in(self._tree, await known_headers(self._tree, inode))
+            info = await describe(tree.store, Version(known.key, known.etag, known.size))
         except Changed as changed:
-            raise self._tree.remember(inode, changed.info) from changed
+            raise tree.remember(inode, changed.info) from changed
+        if inode.known is known:
+            tree.found_again(inode, info, asked)
 
     async def _store_file_fields(self, inode: Inode, fields: Fields) -> None:
         state, file = inode.own, inode.own.file
@@ -226,10 +243,11 @@ class Changing:
             self._hold(inode)
             return
         async with self._limit, self._handles.borrowed(inode) as file:
-            if state.pending is not None and inode.linked and not describes(file):
+            if state.pending is not None and inode.linked and not rides(file) and not described(file):
+                asked = trio.current_time()
                 headers = await known_headers(self._tree, inode)
-                if not describes(file):
-                    file.headers = headers
+                if not describes(file) or not rides(file):
+                    file.headers, file.described_at = headers, asked
             if state.lent is not None:
                 self._hold(inode)
                 return

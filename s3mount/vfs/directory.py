@@ -105,6 +105,14 @@ class Directory:
             return span.fetched + max(ttl, self.listings.walk_ttl_seconds)
         return max(span.fetched + ttl, self.listings.leased_until(span))
 
+    def unflagged_until(self) -> float:
+        """Up to when it is believed that there is no flag: as long as the page that has told it."""
+        if self.flag is not False:
+            return 0.0
+        # It comes early among the names.
+        told = self.pages[:1] if self.pages and self.pages[0].fetched == self.flag_at else []
+        return max(self.flag_at + self.listings.ttl_seconds, *map(self.until, told), 0.0)
+
     def find(self, name: str, now: float) -> tuple[Entry | None, float] | None:
         """The entry (None: there is none) and until when that holds; None when nothing fresh tells of the name."""
         position = slot(name)

@@ -62,7 +62,7 @@ class Exact:
             inode, until = await resolve(tree, parent, name)
             if inode is None:
                 return None, until
-            exact = self._is_settled(inode)
+            exact = tree.is_settled(inode)
             if not turn and (not exact or parent.ino in self._runs):
                 self._follow(parent, name, inode)
             if exact:
@@ -88,7 +88,7 @@ class Exact:
     async def renew(self, inode: Inode) -> None:
         """Look again at a directory that was looked at long ago. What is known stays when that fails."""
         tree, parent = self._tree, inode.parent
-        if inode.children is None or not inode.linked or self._is_settled(inode):
+        if inode.children is None or not inode.linked or tree.is_settled(inode):
             return
         try:
             if parent is None:
@@ -99,13 +99,6 @@ class Exact:
             if inode.special is None:
                 raise
         tree.settle(inode)
-
-    def _is_settled(self, inode: Inode) -> bool:
-        """Whether its attributes are exact, by what is known without a request."""
-        tree, now = self._tree, trio.current_time()
-        if not tree.is_exact(inode, now):
-            tree.settle(inode)
-        return tree.is_exact(inode, now)
 
     # one HEAD
 
@@ -157,7 +150,7 @@ class Exact:
         fresh = asked - tree.config.metadata_ttl_seconds
         if directory is None:
             info = await self._head(prefix + FLAG)
-        elif directory.flag is not False or (above is not None and directory.flag_at < fresh):
+        elif directory.flag is not False or directory.flag_at < fresh:
             info = await ask_flag(tree, directory)
         wanted = tree.config.attributes == "always" or (above is not None and above.flag is True)
         if info is None and wanted and prefix and (directory is None or directory.marker is not False):

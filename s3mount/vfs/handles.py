@@ -27,7 +27,7 @@ from s3mount.errors import (
 )
 from s3mount.store.base import Buffer, Headers, Listed, Stored
 from s3mount.vfs.attributes import PRIVILEGED, Caller, Fh
-from s3mount.vfs.carrying import announce, carry, stored, written
+from s3mount.vfs.carrying import announce, carry, ready, stored, written
 from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.keys import escaped
@@ -155,9 +155,9 @@ class Handles:
         """Give a new inode its file, which was just created in the bucket."""
         state = inode.own
         state.file = self._file_of(inode, listed.key, Version(listed.key, listed.etag, listed.size), headers)
-        state.unsure = True
         inode.known = listed
         stored(self._tree, inode, state.file)
+        self._tree.stored_here(inode)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         return await self._file(self.get(fh)).read(offset, size)
@@ -298,7 +298,7 @@ class Handles:
             headers,
             on_stored=partial(self._stored, inode),
             on_conflict=partial(self._part, inode),
-            before_sending=partial(announce, self._tree, inode),
+            before_sending=partial(ready, self._tree, inode),
         )
 
     async def _truncate(self, inode: Inode, state: State, file: File) -> None:
@@ -344,10 +344,10 @@ class Handles:
         assert file.base is not None
         state = inode.own
         state.told = state.failing = False
-        state.unsure = True
         listed = Listed(file.key, file.base.size, answer.etag, answer.last_modified_ns)
         inode.known = listed
         stored(self._tree, inode, file)
+        self._tree.stored_here(inode)
         inode.fresh_until = trio.current_time() + self._tree.config.metadata_ttl_seconds
         if inode.linked and inode.parent is not None:
             self._tree.note(inode.parent, inode.name, listed)

@@ -32,9 +32,9 @@ class State:
     some call returned the failure of a sync. `failing`: nobody was told, the bytes wait for another try. `closing`: a
     task runs the last release. `validated_until`: an open answered by ESTALE has just fetched this version, with
     these `headers`, for the open that follows; `lacks_tags`: but the tags that it has. Of attributes: see `carrying`
-    for `pending`, `undated`, `carried` (the headers of the version of this etag) and `lent` (to the copy of a rename);
-    `changing`: tasks that store them; `change_error`: why some were not, which nobody was told; `xattrs`: of a file,
-    all of them, once one was changed here.
+    for `pending`, `undated`, `carried` (the headers of the version of this etag, and when they were looked at) and
+    `lent` (to the copy of a rename); `changing`: tasks that store them; `change_error`: why some were not, which nobody
+    was told; `xattrs`: of a file, all of them, once one was changed here.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class State:
         self.lacks_tags = False
         self.pending: Mapping[str, Any] | None = None
         self.undated: Headers | None = None
-        self.carried: tuple[str, Headers] | None = None
+        self.carried: tuple[str, Headers, float] | None = None
         self.lent: trio.Event | None = None
         self.changing = 0
         self.change_error: S3MountError | None = None
@@ -155,13 +155,20 @@ class Inode:
         return self.state is not None and self.state.held
 
     @property
+    def changing(self) -> bool:
+        """Whether it has bytes or attributes that the bucket may lack."""
+        state = self.state
+        if state is None:
+            return False
+        return state.held or state.pending is not None or state.lent is not None or state.changing > 0
+
+    @property
     def ours(self) -> bool:
         """Whether this mount knows better than the bucket what its attributes are."""
         state = self.state
         if state is None:
             return False
-        changed = (state.mode, state.uid, state.gid, state.mtime_ns, state.xattrs) != (None, None, None, None, None)
-        return changed or state.unsure or state.held
+        return state.unsure or self.changing
 
     @property
     def key(self) -> str:

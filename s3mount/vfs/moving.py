@@ -259,7 +259,7 @@ class DirectoryMove:
                     continue  # unlinked meanwhile
                 self.copies.pop(old, None)
                 child.known = None if file.base is None else as_listed(tree, file.base)
-                child.own.unsure = True
+                tree.stored_here(child)
                 self._moved.append((child, old, key))
                 self._progress.done += 1
 

@@ -221,7 +221,7 @@ async def _move_bytes(
         await file.rename(key, move)
         base = file.base
     inode.known = None if base is None else as_listed(tree, base)
-    state.unsure = True
+    tree.stored_here(inode)
     inode.fresh_until = trio.current_time() + tree.config.metadata_ttl_seconds
     while await overtaken():
         continue

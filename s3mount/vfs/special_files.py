@@ -76,8 +76,8 @@ async def _store(
     state = inode.own
     inode.lookups += 1
     inode.known = Listed(key, len(body), stored.etag, stored.last_modified_ns)
-    state.unsure = True
     stored_as(tree, inode, headers)
+    tree.stored_here(inode)
     show(inode, fields)
     state.mtime_ns = state.ctime_ns = state.atime_ns = tree.wall_ns()
     tree.note(parent, text, inode.known)

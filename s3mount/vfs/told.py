@@ -49,6 +49,10 @@ class Told:
             return None
         return self._find((listed.key, listed.etag, whole_seconds(listed.last_modified_ns)), now)
 
+    def until(self, asked: float) -> float:
+        """How long an answer is believed that names no state for good."""
+        return asked + self._lifetime_seconds
+
     def find_directory(self, prefix: str, now: float) -> Known | None:
         return self._find((prefix, "", 0), now)
 
@@ -56,7 +60,7 @@ class Told:
         """Take over what a reply says of a file; returns its attributes."""
         special = special_from(info)
         settled = info.date_ns - whole_seconds(info.last_modified_ns) >= SETTLED_NS
-        until = inf if settled else asked + self._lifetime_seconds
+        until = inf if settled else self.until(asked)
         self._put((info.key, info.etag, whole_seconds(info.last_modified_ns)), Known(special, until))
         return special
 
@@ -66,7 +70,7 @@ class Told:
 
     def note_directory(self, prefix: str, special: Special, asked: float) -> Known:
         """The same of a directory, whose attributes have no version: what was learnt since `asked` stays."""
-        known, former = Known(special or PLAIN, asked + self._lifetime_seconds), self._known.get((prefix, "", 0))
+        known, former = Known(special or PLAIN, self.until(asked)), self._known.get((prefix, "", 0))
         if former is not None and former.until > known.until:
             return former
         self._put((prefix, "", 0), known)

@@ -125,8 +125,7 @@ class Tree:
     def settle(self, inode: Inode) -> None:
         """Take over what is known of an inode's attributes without a request."""
         if self.config.attributes == "never":
-            if inode.special is None:
-                inode.special, inode.exact_until = PLAIN, inf
+            inode.special, inode.exact_until = PLAIN, inf
             return
         known = inode.known
         above = inode.contents if inode.parent is None else inode.parent.contents
@@ -134,7 +133,7 @@ class Tree:
         now = trio.current_time()
         if inode.children is not None:
             told = self.told.find_directory(inode.contents.prefix, now)
-            if unflagged:
+            if unflagged and above.unflagged_until() > now:
                 self._follow(inode, PLAIN)  # as long as the directory above has no flag
             elif told is not None:
                 self._follow(inode, told.special)
@@ -146,7 +145,7 @@ class Tree:
                     meet(above, told.special)
                 if inode.special is None or self._look_alike(inode, told.special):
                     inode.special, inode.exact_until = told
-            elif unflagged and inode.special is None and said_plain(above, known):
+            elif unflagged and said_plain(above, known) and (inode.special is None or self._look_alike(inode, PLAIN)):
                 inode.special, inode.exact_until = PLAIN, inf
 
     def _follow(self, inode: Inode, special: Special) -> None:
@@ -156,6 +155,20 @@ class Tree:
             state.mode = state.uid = state.gid = state.mtime_ns = state.atime_ns = None
         inode.special = special
 
+    def stored_here(self, inode: Inode) -> None:
+        """The file's version is our own. What another client makes of it before its Last-Modified is seen is not told
+        from it: what we know of its attributes is believed for a lifetime."""
+        inode.own.unsure = True
+        inode.exact_until = min(inode.exact_until, self.told.until(trio.current_time()))
+
+    def found_again(self, inode: Inode, info: ObjectInfo, asked: float) -> None:
+        """A HEAD of the file's version, for an operation that has the inode and not its name."""
+        special = self.told.note(info, asked)
+        if not inode.ours:
+            inode.known = Listed(info.key, info.size, info.etag, info.last_modified_ns)
+        self._follow(inode, special)
+        inode.exact_until = self.told.until(asked)
+
     def is_exact(self, inode: Inode, now: float) -> bool:
         """Whether the kernel may be told the attributes that are known."""
         if inode.special is None:
@@ -163,7 +176,15 @@ class Tree:
         if inode.exact_until > now or (inode.ours and inode.children is None):
             return True
         above = inode if inode.parent is None else inode.parent
-        return inode.children is not None and above.contents.flag is False and self.config.attributes == "auto"
+        unflagged = self.config.attributes == "auto" and above.contents.unflagged_until() > now
+        return inode.children is not None and unflagged
+
+    def is_settled(self, inode: Inode) -> bool:
+        """The same, once what is known without a request is taken over."""
+        now = trio.current_time()
+        if not self.is_exact(inode, now):
+            self.settle(inode)
+        return self.is_exact(inode, now)
 
     def learn(self, parent: Inode, name: str, info: ObjectInfo, asked: float) -> Listed:
         """Take over what a HEAD or GET says of a file: the version, its attributes, and what those say of the
@@ -183,7 +204,7 @@ class Tree:
             child is not None
             and child.children is None
             and child.special is not None
-            and not child.ours
+            and not child.changing
             and not self._look_alike(child, special)
         ):
             self.inodes.detach(child)

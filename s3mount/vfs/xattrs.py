@@ -9,6 +9,8 @@ out before it is answered.
 import stat
 from collections.abc import Mapping
 
+import trio
+
 from s3mount.data.version import Changed
 from s3mount.errors import NoAttribute
 from s3mount.store.base import Headers
@@ -94,7 +96,7 @@ class Xattrs:
         except Changed as changed:
             raise self._tree.remember(inode, changed.info) from changed
         if inode.known is known and (state.file is None or not describes(state.file)):
-            state.carried = known.etag, headers
+            state.carried = known.etag, headers, trio.current_time()
         return headers
 
 

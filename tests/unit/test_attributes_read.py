@@ -92,7 +92,8 @@ async def test_ls_l_of_a_flagged_directory_asks_for_each_version_once(tmp_path: 
             if drop:
                 kernel.drop_caches()
             assert set((await stats(kernel, "d")).values()) == {stat.S_IFREG | 0o600}
-            assert [call.key for call in store.calls if call.operation == "head" and call.key.startswith("d/")] == []
+            heads = [call.key for call in store.calls if call.operation == "head" and call.key.startswith("d/")]
+            assert set(heads) <= {f"d/{FLAG}"}  # what the directory itself has may have changed
 
 
 @run_virtual

@@ -223,7 +223,7 @@ async def test_the_time_of_bytes_that_were_not_written_survives_a_chmod(tmp_path
 
 
 @run_virtual
-async def test_what_was_stored_here_is_changed_without_a_head(tmp_path: Path) -> None:
+async def test_what_was_stored_here_is_looked_at_right_before_a_held_change_of_it(tmp_path: Path) -> None:
     store = MemoryStore()
     async with mounting(store, tmp_path) as kernel:
         await prove(kernel)
@@ -231,7 +231,18 @@ async def test_what_was_stored_here_is_changed_without_a_head(tmp_path: Path) ->
         store.reset_counts()
         await chmod(kernel, "f", 0o600)
         await trio.sleep(1.5)
-        assert costs(store) == {"copy": 1}
+        assert costs(store) == {"head": 1, "copy": 1}
+
+
+@run_virtual
+async def test_what_was_stored_here_a_moment_ago_is_changed_at_once_without_a_head(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place(FLAG)
+    async with mounting(store, tmp_path) as kernel:
+        await kernel.write("f", b"x")
+        store.reset_counts()
+        await chmod(kernel, "f", 0o600)
+        assert {name: count for name, count in costs(store).items() if name != "list"} == {"copy": 1}
 
 
 @run_virtual
