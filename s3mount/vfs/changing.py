@@ -24,6 +24,7 @@ from s3mount.errors import S3MountError, Stale, again
 from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import SECOND_NS, Attributes, Changes
 from s3mount.vfs.carrying import (
+    UNDATED,
     Fields,
     carry,
     dated,
@@ -39,6 +40,7 @@ from s3mount.vfs.directory_attributes import describe_directory, look_at_directo
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode, is_version
 from s3mount.vfs.keys import escaped
+from s3mount.vfs.lookup import resolve
 from s3mount.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ HOLD_SECONDS = 1.0
 HELD_MAX = 10_000
 """More than these are stored before they are answered."""
 STORES_MAX = 16
+TRIES_MAX = 4
+"""How many versions of others a change is laid over."""
 PREFIXES_MAX = 10_000
 SHOWN_MAX = 100
 NOTHING = Headers()
@@ -209,7 +213,7 @@ class Changing:
             return
         over = self._storing[inode] = trio.Event()
         try:
-            await self._store(inode)
+            await self._store_over(inode, TRIES_MAX)
         finally:
             del self._storing[inode]
             over.set()
@@ -266,6 +270,55 @@ class Changing:
             state.pending = {**pending, **(state.pending or {})}
         if state.pending is not None and inode.linked and not rides(file):
             self._hold(inode)
+
+    async def _store_over(self, inode: Inode, tries: int) -> None:
+        """Store what is pending; if another version has come meanwhile, with that: the change was acknowledged. A time
+        that was set before those bytes came is not theirs."""
+        pending = inode.own.pending or {}
+        try:
+            await self._store(inode)
+            return
+        except (Changed, Stale) as error:
+            if not tries or inode.held or not inode.linked or (isinstance(error, Changed) and error.info is None):
+                raise
+            pending = {name: value for name, value in (inode.own.pending or pending).items() if name not in UNDATED}
+            heir = await self._other_inode(inode, error)
+            if heir is None:
+                raise
+        try:
+            await self._take_on(heir, pending)
+            await self._store_over(heir, tries - 1)
+        except S3MountError:
+            undo(self._tree, heir)
+            raise
+        finally:
+            self._end(heir)
+
+    async def _other_inode(self, inode: Inode, error: S3MountError) -> Inode | None:
+        """The inode that has the name now that the object is another version, kept until `_end`; None: no file is
+        there."""
+        tree, parent = self._tree, inode.parent
+        assert parent is not None
+        undo(tree, inode)
+        self._other_version(inode, error)
+        heir, _ = await resolve(tree, parent, inode.name)
+        if heir is not None and heir.children is None:
+            heir.own.changing += 1
+            return heir
+        tree.inodes.release(heir)
+        return None
+
+    async def _take_on(self, inode: Inode, fields: Fields) -> None:
+        if inode.known is not None and not self._is_known(inode):
+            await self._look(inode)
+        state, taken = inode.own, dict(fields)
+        if "mode" in taken:
+            taken["mode"] = stat.S_IFMT(self._tree.shown(inode).mode) | stat.S_IMODE(taken["mode"])
+        if taken:
+            state.pending = {**taken, "ctime_ns": None, **(state.pending or {})}
+            show(inode, {name: value for name, value in taken.items() if name in state.pending})
+        if state.file is not None and describes(state.file):
+            carry(self._tree, inode, state.file)
 
     def _moves(self, inode: Inode) -> bool:
         """Whether a rename moves a directory above."""

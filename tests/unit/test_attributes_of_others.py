@@ -12,7 +12,7 @@ import trio
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import SECOND_NS, Changes
 from tests.kernel_model import Kernel
-from tests.memory_store import MemoryStore
+from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
 from tests.unit.test_changing import FLAG, change, chmod, metadata, mode_text, mounting
 
@@ -234,3 +234,63 @@ async def test_changes_of_two_mounts_within_a_second_are_both_stored(tmp_path: P
             await later()
             said = metadata(store, name)
             assert (said["mode"], said["uid"]) == (mode_text(0o600), "5")
+
+
+@run_virtual
+async def test_a_change_that_was_acknowledged_is_stored_with_the_version_another_mount_has_written_since(
+    tmp_path: Path,
+) -> None:
+    async with two_mounts(tmp_path) as (store, a, b):
+        await a.write("first", b"")
+        await chmod(a, "first", 0o600)
+        await a.write("f", b"x")
+        await later(2)
+        await chmod(a, "f", 0o600)
+        await later(0.4)
+        await b.write("f", b"other bytes")
+        await later()
+        assert (store.body("f"), metadata(store, "f")["mode"]) == (b"other bytes", mode_text(0o600))
+        assert (await shown(a, "f"))[0] == 0o600
+        assert await a.read("f") == b"other bytes"
+        assert a.fs.figures["attributes_that_failed"] == []
+
+
+@run_virtual
+async def test_a_change_whose_copy_meets_another_version_is_stored_with_that_one_and_keeps_what_it_says(
+    tmp_path: Path,
+) -> None:
+    async with two_mounts(tmp_path) as (store, a, _):
+        await a.write("first", b"")
+        await chmod(a, "first", 0o600)
+        await a.write("f", b"x")
+        await later(2)
+        await chmod(a, "f", 0o600)
+
+        async def quick(call: Call) -> None:
+            if call.operation == "copy":
+                store.before = None
+                store.place("f", b"", Headers(metadata={"mode": str(stat.S_IFIFO | 0o644), "gid": "5"}))
+
+        store.before = quick
+        await later()
+        said = metadata(store, "f")
+        assert (said["mode"], said["gid"]) == (str(stat.S_IFIFO | 0o600), "5")
+        assert a.fs.figures["attributes_that_failed"] == []
+
+
+@run_virtual
+async def test_a_change_of_a_file_that_another_client_removes_meanwhile_is_a_failure_that_is_shown(
+    tmp_path: Path,
+) -> None:
+    async with two_mounts(tmp_path) as (store, a, _):
+        await a.write("first", b"")
+        await chmod(a, "first", 0o600)
+        await a.write("f", b"x")
+        await later(2)
+        await chmod(a, "f", 0o600)
+        store.remove("f")
+        await later()
+        assert "f" not in store.objects
+        failures = a.fs.figures["attributes_that_failed"]
+        assert isinstance(failures, list)
+        assert [failure["path"] for failure in failures] == ["f"]
