@@ -135,7 +135,7 @@ class Changing:
 
     def _is_known(self, inode: Inode) -> bool:
         """Whether what is known of a file is as fresh as a lookup of it makes it: who has it open sends none."""
-        if not inode.linked or inode.held or self._tree.config.attributes == "never":
+        if not inode.linked or inode.changing or self._tree.config.attributes == "never":
             return True
         parent, now = inode.parent, trio.current_time()
         assert parent is not None
