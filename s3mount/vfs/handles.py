@@ -27,7 +27,7 @@ from s3mount.errors import (
 )
 from s3mount.store.base import Buffer, Headers, Listed, Stored
 from s3mount.vfs.attributes import PRIVILEGED, Caller, Fh
-from s3mount.vfs.carrying import announce, carry, ready, stored, written
+from s3mount.vfs.carrying import carry, ready, stored, written
 from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.keys import escaped
