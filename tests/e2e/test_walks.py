@@ -29,6 +29,7 @@ def test_a_walk_over_10000_objects_in_1000_directories_sends_at_most_25_requests
 ) -> None:
     """`du -s`, `find` and `ls -lR` over 10,000 objects in 1,000 directories: at most 25 requests, no HEAD."""
     fill(place, tree_of(DIRECTORIES, 10))
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     paid(proxy)
     told = (
@@ -50,6 +51,7 @@ def test_a_walk_over_100000_objects_in_1000_directories_sends_about_100_requests
 ) -> None:
     """C2: `du -s` and `find` over 100,000 objects in 1,000 directories: about 100 LIST, 0 HEAD."""
     fill(place, tree_of(DIRECTORIES, 100))
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     for turn, command in enumerate((["du", "-s"], ["find"])):
         if turn:
@@ -83,6 +85,7 @@ def test_a_huge_directory_beside_the_path_of_a_walk_is_not_listed(
 ) -> None:
     """`find` that prunes a directory of 5,000 files pays for the others only."""
     fill(place, [*tree_of(20, 3), *(f"t/d0020-huge/{number:05}" for number in range(5000)), "t/e/1", "t/f/1", "t/g/1"])
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     paid(proxy)
     told = succeed("find", mounted.root / "t", "-name", "*huge", "-prune", "-o", "-type", "f", "-print")
