@@ -2,17 +2,14 @@
 
 import os
 import stat
-import time
 from pathlib import Path
 
 from tests.e2e.material import in_threads
-from tests.e2e.mounting import Mounts, Place, succeed
+from tests.e2e.mounting import Mounts, Place, grow_old, succeed
 from tests.e2e.test_requests import paid
 from tests.proxy import FaultProxy
 
 FLAG = ".s3mount-attrs"
-SETTLED_SECONDS = 3.1
-"""By then an entry is older than two seconds by Dates of whole ones."""
 
 
 def special(kind: int, mode: int, **others: str) -> dict[str, str]:
@@ -27,7 +24,7 @@ def test_ls_l_of_a_thousand_special_files_is_exact_and_asks_for_each_once(
     place.put(f"d/{FLAG}")
     metadata = special(stat.S_IFREG, 0o640, mtime="1000000000")
     in_threads(lambda number: place.put(f"d/f{number:04}", Metadata=metadata), range(1000), threads=16)
-    time.sleep(SETTLED_SECONDS)
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     (mounted.root / "d").stat()
     paid(proxy)
@@ -53,7 +50,7 @@ def test_ls_l_of_an_unflagged_directory_is_a_request_per_thousand_names(
 ) -> None:
     """`ls -l` of 1,200 entries with default attributes is 2 LIST and nothing else."""
     in_threads(lambda number: place.put(f"d/f{number:05}"), range(1200), threads=16)
-    time.sleep(SETTLED_SECONDS)
+    grow_old()
     mounted = mounts.start(endpoint_url=proxy.endpoint_url)
     (mounted.root / "d").stat()
     paid(proxy)

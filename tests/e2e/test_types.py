@@ -5,8 +5,8 @@ import stat
 import time
 
 from tests.e2e.material import in_threads
-from tests.e2e.mounting import Mounts, Place, succeed
-from tests.e2e.test_attributes_read import FLAG, SETTLED_SECONDS, special
+from tests.e2e.mounting import Mounts, Place, grow_old, succeed
+from tests.e2e.test_attributes_read import FLAG, special
 from tests.e2e.test_requests import paid
 from tests.proxy import FaultProxy
 
@@ -27,7 +27,7 @@ def test_find_type_f_in_a_flagged_directory_is_a_request_per_thousand_names(
     place.put(f"d/{FLAG}")
     in_threads(lambda number: place.put(f"d/f{number:04}", b"x", Metadata=FILE), range(1200), threads=16)
     place.put("d/sub/x")
-    time.sleep(SETTLED_SECONDS)
+    grow_old()
     directory = mounts.start("--metadata-ttl", "1s", endpoint_url=proxy.endpoint_url).root / "d"
     directory.stat()
     paid(proxy)
@@ -66,7 +66,7 @@ def test_where_there_is_a_link_only_what_may_be_one_is_asked_for(
     place.put("d/link", b"short00", Metadata=LINK)
     place.put("d/pipe", Metadata=special(stat.S_IFIFO, 0o644))
     place.put("d/sub/x")
-    time.sleep(SETTLED_SECONDS)
+    grow_old()
     directory = mounts.start(endpoint_url=proxy.endpoint_url).root / "d"
     directory.stat()
     paid(proxy)
@@ -95,7 +95,7 @@ def test_a_link_made_on_one_mount_is_found_by_type_on_another_after_the_ttl(
     place.put(f"d/{FLAG}", Metadata=special(stat.S_IFDIR, 0o750))
     for number in range(30):
         place.put(f"d/f{number:02}", b"x", Metadata=FILE)
-    time.sleep(SETTLED_SECONDS)
+    grow_old()
     one = mounts.start(endpoint_url=proxy.endpoint_url).root / "d"
     other = mounts.start("--metadata-ttl", "1s").root / "d"
     assert find(other, "-type", "l") == []
