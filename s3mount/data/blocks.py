@@ -9,16 +9,17 @@ below the limit, but one run may always be in flight.
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
 from cachetools import LRUCache
 
-from s3mount.data.buffers import RECYCLED_MIN_BYTES, Buffers, Pinned
-from s3mount.data.version import Changed, Version
+from s3mount.data.buffers import Buffers, Pinned
+from s3mount.data.validation import Validation
+from s3mount.data.version import Version
 from s3mount.errors import (
-    BadReply,
     NotFound,
     PreconditionFailed,
     RangeNotSatisfiable,
@@ -97,6 +98,7 @@ class BlockCache:
         self._complete: LRUCache[Run, int] = LRUCache(maxsize=limit_bytes * 2, getsizeof=lambda capacity: capacity)
         self._in_flight_bytes = 0
         self._demands: deque[tuple[int, trio.Event]] = deque()
+        self._validation = Validation(store, buffers, block_bytes, self._lend, self.holds, self._take_in)
 
     def __repr__(self) -> str:
         complete = self._complete
@@ -177,44 +179,7 @@ class BlockCache:
     async def validate(self, version: Version) -> ObjectInfo | None:
         """Ask the bucket for the first block; a condition instead of the bytes when it is here, and then None is
         answered. Raises Changed; the other version's first block is here then."""
-        if not version.size:
-            return await self._validate_empty(version)
-        while not self._make_room(self.block_bytes):
-            await self._wait_for_room(self.block_bytes)
-        held = self.holds(version)
-        memory = self._buffers.take(self.block_bytes)
-        self._in_flight_bytes += memory.capacity
-        count = 0
-
-        def arrived(bytes_there: int) -> None:
-            nonlocal count
-            count = bytes_there
-
-        try:
-            info = await self._store.get(
-                version.key,
-                0,
-                memory.view[: self.block_bytes],
-                if_none_match=version.etag if held else None,
-                arrived=arrived,
-            )
-            if info is None:
-                return None
-            expected = min(info.size, self.block_bytes)
-            if count not in (0, expected):
-                raise BadReply(f"GET {version.key!r}: {count} bytes instead of {expected}")
-            self._keep(Version(version.key, info.etag, info.size, info.version_id), memory, expected)
-        except NotFound as error:
-            raise Changed(f"{version.key!r} is gone", None) from error
-        except RangeNotSatisfiable:
-            info = await self._head(version)
-        finally:
-            self._in_flight_bytes -= memory.capacity
-            memory.unpin()
-            self._serve_demands()
-        if info.etag != version.etag or info.size != version.size:
-            raise Changed(f"{version.key!r} is another version", info)
-        return info
+        return await self._validation.validate(version)
 
     def forget(self, version: Version) -> None:
         """The version is not in the bucket any more, or of no use."""
@@ -226,32 +191,29 @@ class BlockCache:
 
     # inside
 
-    async def _validate_empty(self, version: Version) -> ObjectInfo:
-        info = await self._head(version)
-        if info.etag != version.etag or info.size:
-            raise Changed(f"{version.key!r} is another version", info)
-        return info
-
-    async def _head(self, version: Version) -> ObjectInfo:
+    @asynccontextmanager
+    async def _lend(self, size: int) -> AsyncIterator[Pinned]:
+        """Memory for a block that arrives, as soon as there is some."""
+        while not self._make_room(size):
+            await self._wait_for_room(size)
+        memory = self._buffers.take(size)
+        self._in_flight_bytes += memory.capacity
         try:
-            return await self._store.head(version.key)
-        except NotFound as error:
-            raise Changed(f"{version.key!r} is gone", None) from error
+            yield memory
+        finally:
+            self._in_flight_bytes -= memory.capacity
+            memory.unpin()
+            self._serve_demands()
 
-    def _keep(self, version: Version, memory: Pinned, size: int) -> None:
-        """Take in the first block of a version; a small one in a buffer of its own size."""
-        if not size or 0 in self._index.get(version, {}):
+    def _take_in(self, version: Version, memory: Pinned, size: int) -> None:
+        """Make these bytes the first block of a version, unless it is here."""
+        if 0 in self._index.get(version, {}):
             return
-        if size <= RECYCLED_MIN_BYTES:
-            own = self._buffers.take(size)
-            own.view[:] = memory.view[:size]
-        else:
-            own = memory
-            own.pin()
-        run = Run(version, 0, size, own)
+        memory.pin()
+        run = Run(version, 0, size, memory)
         run.filled = size
         self._index.setdefault(version, {})[0] = run
-        self._complete[run] = own.capacity
+        self._complete[run] = memory.capacity
 
     async def _run_at(self, version: Version, position: int, stop: int) -> Run:
         """The run that has or will have the block at `position`, pinned; what is missing up to `stop` is asked for."""
