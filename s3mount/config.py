@@ -95,7 +95,8 @@ class Config:
     """None: a tenth of the free disk at start, at least 1 GiB and at most half of what is free."""
     segment_bytes: int = 64 * MIB
     block_bytes: int = 128 * KIB
-    readahead_max_bytes: int = 32 * MIB
+    readahead_max_bytes: int = 128 * MIB
+    """How far ahead of one reader is fetched, where so many connections pay; of all readers a quarter of the memory."""
     get_max_bytes: int = 8 * MIB
     file_size_max_bytes: int = TIB
     """A write or truncation beyond is EFBIG; parts grow so that as much fits into as many as the store takes."""

@@ -17,6 +17,8 @@ import trio
 from cachetools import LRUCache
 
 from s3mount.data.buffers import Buffers, Pinned
+from s3mount.data.flights import Flights
+from s3mount.data.lanes import Lanes
 from s3mount.data.validation import Validation
 from s3mount.data.version import Version
 from s3mount.errors import (
@@ -51,6 +53,10 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run [{self.start}, {self.stop}) of {self.version.key!r}, {self.filled} bytes there>"
 
+    def there(self) -> int:
+        """How many bytes are there."""
+        return self.filled
+
     def arrived(self, count: int) -> None:
         """The first `count` bytes are in place."""
         if count <= self.filled:
@@ -81,6 +87,7 @@ class BlockCache:
         store: ObjectStore,
         nursery: trio.Nursery,
         buffers: Buffers,
+        lanes: Lanes,
         *,
         limit_bytes: int,
         block_bytes: int,
@@ -89,6 +96,7 @@ class BlockCache:
         # The mutable state: runs by version and block; complete runs in LRU order; bytes of runs in flight; demands
         # that wait for memory, first come first served.
         self._store = store
+        self._flights = Flights(store, lanes)
         self._nursery = nursery
         self._buffers = buffers
         self._limit_bytes = limit_bytes
@@ -303,7 +311,15 @@ class BlockCache:
     async def _get(self, version: Version, run: Run) -> ObjectInfo | None:
         """By key and etag, which needs no permission beyond s3:GetObject; by the version's id where it needs it."""
         into = run.memory.view[: run.stop - run.start]
-        get = partial(self._store.get, version.key, run.start, into, if_match=version.etag, arrived=run.arrived)
+        get = partial(
+            self._flights.get,
+            version.key,
+            run.start,
+            into,
+            if_match=version.etag,
+            arrived=run.arrived,
+            filled=run.there,
+        )
         if not version.pinned:
             try:
                 return await get()

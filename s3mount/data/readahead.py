@@ -1,67 +1,95 @@
-"""How far ahead of a reader to fetch. Pure.
+"""How far ahead of the readers of one file to fetch, and in which GETs. Pure.
 
-A sequential reader gets a window that doubles while it goes on, up to a limit; any other reader gets what it asks,
-rounded to a block. The kernel sends several reads at once and out of order, so near is sequential.
+Several programs, or threads of one, may read a file in sequence at different places: each is a stream with a window of
+its own, as the mount's windows allow. Readers by equal steps are told by their jumps. Any other reader gets what it
+asks, rounded to a block.
 """
 
-from collections.abc import Iterator
+from s3mount.data.streams import Range, Stream, Strides
+from s3mount.data.windows import Windows
 
-from s3mount.config import MIB
-
-FIRST_WINDOW_BYTES = 1 * MIB
-SLACK_BYTES = 4 * MIB
-"""What the kernel may have in flight around the place where the reader is."""
-GETS_PER_WINDOW = 4
-GET_LEAST_BYTES = 1 * MIB
-"""What one read of the kernel asks for at most, where it lets us raise that."""
+STREAMS_MAX = 16
+CANDIDATES_MAX = 16
+"""Places where a reader was seen once or twice. Kept apart from the streams: random reads must not displace these."""
 
 
 class Readahead:
-    """One file's reader. `window` is 0 while reads are random."""
+    """The readers of one file."""
 
-    __slots__ = ("_block_bytes", "_get_max_bytes", "_position", "fetched", "window")
+    __slots__ = ("_asked", "_candidates", "_streams", "_strides", "_windows")
 
-    def __init__(self, *, block_bytes: int, get_max_bytes: int) -> None:
-        # The mutable state: where the reader has come to, how far is fetched or being fetched, and the window.
-        self._block_bytes = block_bytes
-        self._get_max_bytes = get_max_bytes
-        self._position = 0
-        self.fetched = 0
-        self.window = 0
+    def __init__(self, windows: Windows) -> None:
+        # The mutable state: streams with a window and places that may become one, the least recently used first; the
+        # jumps; whom the latest GETs were for.
+        self._windows = windows
+        self._streams: list[Stream] = []
+        self._candidates: list[Stream] = []
+        self._strides = Strides()
+        self._asked: Stream | Strides = self._strides
 
-    def on_read(self, start: int, stop: int, size: int, window_max: int) -> tuple[int, int] | None:
-        """The reader asks for `[start, stop)` of `size` bytes: what to fetch ahead of it, or None."""
-        sequential = start > 0 and self._position - SLACK_BYTES <= start <= self._position + SLACK_BYTES
-        if start == 0 or not sequential:
-            self._position, self.fetched, self.window = stop, stop, 0
-            return None
-        if stop <= self._position:
-            return None
-        self._position = stop
-        self.fetched = max(self.fetched, stop)
-        if self.fetched >= size or self.fetched - stop > self.window - self.window // GETS_PER_WINDOW:
-            return None
-        self.window = min(max(self.window * 2, FIRST_WINDOW_BYTES), max(window_max, self._block_bytes))
-        end = min(stop + self.window, size)
-        if end < size:
-            end -= end % self._get_bytes()
-        if end <= self.fetched:
-            return None
-        ahead = self.fetched, end
-        self.fetched = end
-        return ahead
+    def __repr__(self) -> str:
+        return f"<Readahead {self._streams!r}, {len(self._candidates)} places, {self._strides!r}>"
 
-    def gets(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Split a range to fetch into GETs that end where later reads end: at multiples of their own size."""
-        each = self._get_bytes()
-        while start < stop:
-            end = min(start - start % each + each, stop)
-            yield start, end
-            start = end
+    def on_read(self, start: int, stop: int, size: int, now: float) -> list[Range]:
+        """A reader asks for `[start, stop)` of `size` bytes: the GETs to send ahead of it."""
+        stream = self._taker(self._streams, start, stop)
+        if stream is not None:
+            return self._follow(stream, stop, size, now)
+        strides = self._strides
+        if not strides.takes(start, stop):
+            stream = self._taker(self._candidates, start, stop)
+            if stream is not None:
+                strides.went_on(start, stop)
+                return self._follow(stream, stop, size, now)
+        if strides.jumped(start, stop):
+            return self._step(size, now)
+        self._windows.leave(strides)
+        self._candidates.append(Stream(start, stop))
+        if len(self._candidates) > CANDIDATES_MAX:
+            self._candidates.pop(0)
+        return []
 
-    def _get_bytes(self) -> int:
-        each = self._block_bytes
-        limit = min(self._get_max_bytes, max(self.window // GETS_PER_WINDOW, min(self.window, GET_LEAST_BYTES)))
-        while each * 2 <= limit:
-            each *= 2
-        return each
+    def refused(self, position: int) -> None:
+        """There was no memory to fetch what was asked for last, from `position` on: it is asked for again later."""
+        self._asked.refused(position)
+
+    def close(self) -> None:
+        """No read comes any more."""
+        for reader in (*self._streams, self._strides):
+            self._windows.leave(reader)
+        self._streams.clear()
+
+    def _taker(self, streams: list[Stream], start: int, stop: int) -> Stream | None:
+        """The stream that a read belongs to, the most recently used first; it is that one then."""
+        for index in range(len(streams) - 1, -1, -1):
+            stream = streams[index]
+            if stream.takes(start, stop):
+                if index < len(streams) - 1:
+                    streams.append(streams.pop(index))
+                return stream
+        return None
+
+    def _follow(self, stream: Stream, stop: int, size: int, now: float) -> list[Range]:
+        wanted = stream.wanted_bytes(stop, size)
+        if not wanted:
+            return []
+        if not stream.window:
+            # It has followed long enough; without a window, for want of memory, it stays one that asks for it.
+            self._promote(stream)
+        self._asked = stream
+        return stream.ahead(self._windows.grant(stream, wanted, now), size)
+
+    def _promote(self, stream: Stream) -> None:
+        if stream in self._candidates:
+            self._candidates.remove(stream)
+            self._streams.append(stream)
+            if len(self._streams) > STREAMS_MAX:
+                self._windows.leave(self._streams.pop(0))
+
+    def _step(self, size: int, now: float) -> list[Range]:
+        strides = self._strides
+        wanted = strides.wanted_bytes()
+        if not wanted:
+            return []
+        self._asked = strides
+        return strides.ahead(self._windows.grant(strides, wanted, now), size)

@@ -7,6 +7,8 @@ replaced the base, and tells whether there was one.
 import logging
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from s3mount.data.layers import Layers
 from s3mount.data.readahead import Readahead
 from s3mount.data.storage import Storage
@@ -21,13 +23,11 @@ class Reader:
     """See the module."""
 
     def __init__(self, storage: Storage, layers: Layers, settle: Callable[[], Awaitable[bool]]) -> None:
-        # The mutable state: the read-ahead; whether this is counted as one of the sequential readers; whether a write
-        # has yet to ask for the bytes of a small base.
+        # The mutable state: the read-ahead; whether a write has yet to ask for the bytes of a small base.
         self._storage = storage
         self._layers = layers
         self._settle = settle
-        self._readahead = Readahead(block_bytes=storage.config.block_bytes, get_max_bytes=storage.config.get_max_bytes)
-        self._counted = False
+        self._readahead = Readahead(storage.windows)
         self.asks_base = True
 
     def fetch_base(self) -> None:
@@ -39,9 +39,7 @@ class Reader:
 
     def close(self) -> None:
         """No read comes any more."""
-        if self._counted:
-            self._counted = False
-            self._storage.sequential_readers -= 1
+        self._readahead.close()
 
     async def read(self, offset: int, size: int) -> Buffer:
         """See File.read."""
@@ -66,16 +64,11 @@ class Reader:
         return await self._read_layers(offset, stop)
 
     def _read_ahead(self, base: Version, offset: int, stop: int) -> None:
-        storage, readahead = self._storage, self._readahead
-        ahead = readahead.on_read(offset, stop, self._layers.base_stop, storage.window_max_bytes())
-        if (readahead.window > 0) != self._counted:
-            self._counted = not self._counted
-            storage.sequential_readers += 1 if self._counted else -1
-        if ahead is not None:
-            for low, high in readahead.gets(*ahead):
-                if not storage.blocks.fetch_ahead(base, low, high):
-                    readahead.fetched = low
-                    return
+        gets = self._readahead.on_read(offset, stop, self._layers.base_stop, trio.current_time())
+        for low, high in gets:
+            if not self._storage.blocks.fetch_ahead(base, low, high):
+                self._readahead.refused(low)
+                return
 
     async def _read_layers(self, offset: int, stop: int) -> Buffer:
         staging, layers = self._storage.staging, self._layers

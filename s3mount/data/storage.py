@@ -24,6 +24,7 @@ from s3mount.data.orphans import Orphans
 from s3mount.data.plan import PUT_PARTS
 from s3mount.data.spill import RunInThread
 from s3mount.data.staging import Staging
+from s3mount.data.windows import Windows
 from s3mount.store.abilities import FindOut, as_s3_says
 from s3mount.store.base import ObjectStore
 
@@ -56,8 +57,8 @@ class Storage:
         draw_token: Callable[[], str] = _random_token,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
-        # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn;
-        # how many files are read in sequence. What the store takes is in `learning`.
+        # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn.
+        # What the store takes is in `learning`.
         self.store = store
         self.config = config
         self.nursery = nursery
@@ -86,10 +87,18 @@ class Storage:
             reclaim=self.reclaim_memory,
             run_in_thread=run_in_thread,
         )
+        self.windows = Windows(
+            # Half of what blocks have: the rest is for those who wait for their bytes, and for what was read.
+            budget_bytes=self.blocks_share_bytes // 2,
+            window_max_bytes=config.readahead_max_bytes,
+            get_max_bytes=config.get_max_bytes,
+            block_bytes=config.block_bytes,
+        )
         self.blocks = BlockCache(
             store,
             nursery,
             self.buffers,
+            self.windows.lanes,
             limit_bytes=self.blocks_share_bytes - memory // 16,
             block_bytes=config.block_bytes,
             get_max_bytes=config.get_max_bytes,
@@ -106,7 +115,6 @@ class Storage:
             # They stay until the last close and nothing frees them: writers must find most of the log free of them.
             staged_max_bytes=staging_limit_bytes // 8,
         )
-        self.sequential_readers = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._offers_in_memory: OrderedDict[Hashable, None] = OrderedDict()
         self._parts_ahead = 0
@@ -137,10 +145,6 @@ class Storage:
         """Whether to begin to send a file ahead that has `size` bytes by now: not if one PUT does as well, unless
         staging is short; not if it would run out of parts."""
         return (size > self.put_max_bytes or self.short) and size <= self.grid.stop
-
-    def window_max_bytes(self) -> int:
-        """How far ahead one sequential reader may fetch, so that all of them find what they fetched."""
-        return min(self.config.readahead_max_bytes, self.blocks_share_bytes // (2 * max(1, self.sequential_readers)))
 
     @property
     def short(self) -> bool:

@@ -91,7 +91,7 @@ def resting(storage: Storage) -> None:
     assert storage.loader._taken_bytes == 0
     assert not storage._offers
     assert storage._parts_ahead == 0
-    assert storage.sequential_readers == 0
+    assert len(storage.windows) == 0
     assert storage.buffers.used_bytes == storage.blocks.used_bytes + storage.staging.chunks_in_memory * MIB
 
 

@@ -10,6 +10,7 @@ import trio
 from s3mount.config import KIB, MIB
 from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
+from s3mount.data.lanes import Lanes
 from s3mount.data.version import Changed, Version
 from s3mount.errors import Stale, Unavailable
 from s3mount.store.base import Headers, ObjectInfo
@@ -24,7 +25,9 @@ BLOCK = 128 * KIB
 async def cache(store: MemoryStore, *, limit: int = 8 * MIB) -> AsyncIterator[BlockCache]:
     async with trio.open_nursery() as nursery:
         buffers = Buffers(idle_max_bytes=1 * MIB)
-        blocks = BlockCache(store, nursery, buffers, limit_bytes=limit, block_bytes=BLOCK, get_max_bytes=2 * MIB)
+        blocks = BlockCache(
+            store, nursery, buffers, Lanes(), limit_bytes=limit, block_bytes=BLOCK, get_max_bytes=2 * MIB
+        )
         yield blocks
         await trio.testing.wait_all_tasks_blocked()
         assert blocks._in_flight_bytes == 0

@@ -42,8 +42,11 @@ PURE = (
     "data.extents",
     "data.grid",
     "data.journal",
+    "data.lanes",
     "data.plan",
     "data.readahead",
+    "data.streams",
+    "data.windows",
     "store.signature",
     "store.listing",
 )
