@@ -3,7 +3,8 @@
 What one GET brings is a run: whole blocks of one version, side by side in one buffer, usable as they arrive. Runs that
 are complete leave in LRU order. Knows versions and ranges; not files, not what is dirty.
 
-Invariants: a block of a version is in at most one run; runs in flight are never evicted; the bytes of all runs stay
+Invariants: a block of a version is looked for in one run, and only those in a small gap between two that were missing
+are fetched again; runs in flight are never evicted; the bytes of all runs stay
 below the limit, but one run may always be in flight.
 """
 
@@ -11,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 from cachetools import LRUCache
@@ -19,6 +19,9 @@ from cachetools import LRUCache
 from s3mount.data.buffers import Buffers, Pinned
 from s3mount.data.flights import Flights
 from s3mount.data.lanes import Lanes
+from s3mount.data.patience import Patience
+from s3mount.data.runs import Interrupted, Run
+from s3mount.data.streams import GAP_BYTES
 from s3mount.data.validation import Validation
 from s3mount.data.version import Version
 from s3mount.errors import (
@@ -28,55 +31,10 @@ from s3mount.errors import (
     S3MountError,
     Stale,
     Unavailable,
-    again,
 )
 from s3mount.store.base import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
-
-
-class Run:
-    """Blocks side by side: `[start, stop)` of a version. The first `filled` bytes are there."""
-
-    __slots__ = ("error", "filled", "memory", "start", "stop", "version", "waiters")
-
-    def __init__(self, version: Version, start: int, stop: int, memory: Pinned) -> None:
-        # The mutable state: how many bytes are there, who waits for how many, and the error that ended the fetch.
-        self.version = version
-        self.start = start
-        self.stop = stop
-        self.memory = memory
-        self.filled = 0
-        self.error: S3MountError | None = None
-        self.waiters: list[tuple[int, trio.Event]] = []
-
-    def __repr__(self) -> str:
-        return f"<Run [{self.start}, {self.stop}) of {self.version.key!r}, {self.filled} bytes there>"
-
-    def there(self) -> int:
-        """How many bytes are there."""
-        return self.filled
-
-    def arrived(self, count: int) -> None:
-        """The first `count` bytes are in place."""
-        if count <= self.filled:
-            return
-        self.filled = count
-        if self.waiters:
-            for _, event in (ready := [waiter for waiter in self.waiters if waiter[0] <= count]):
-                event.set()
-            if ready:
-                self.waiters = [waiter for waiter in self.waiters if waiter[0] > count]
-
-    async def wait(self, count: int) -> None:
-        """Until `count` bytes are there; the caller holds a pin. Raises what ended the fetch."""
-        if self.filled < count and self.error is None:
-            event = trio.Event()
-            self.waiters.append((count, event))
-            await event.wait()
-        if self.filled < count:
-            assert self.error is not None
-            raise again(self.error)
 
 
 class BlockCache:
@@ -92,11 +50,12 @@ class BlockCache:
         limit_bytes: int,
         block_bytes: int,
         get_max_bytes: int,
+        silence_max_seconds: float,
     ) -> None:
         # The mutable state: runs by version and block; complete runs in LRU order; bytes of runs in flight; demands
-        # that wait for memory, first come first served.
+        # that wait for memory, first come first served; bytes fetched ahead, and those of them dropped unread.
         self._store = store
-        self._flights = Flights(store, lanes)
+        self._flights = Flights(store, nursery, lanes, Patience(most_seconds=silence_max_seconds))
         self._nursery = nursery
         self._buffers = buffers
         self._limit_bytes = limit_bytes
@@ -105,6 +64,8 @@ class BlockCache:
         self._index: dict[Version, dict[int, Run]] = {}
         self._complete: LRUCache[Run, int] = LRUCache(maxsize=limit_bytes * 2, getsizeof=lambda capacity: capacity)
         self._in_flight_bytes = 0
+        self._ahead_bytes = 0
+        self._wasted_bytes = 0
         self._demands: deque[tuple[int, trio.Event]] = deque()
         self._validation = Validation(store, buffers, block_bytes, self._lend, self.holds, self._take_in)
 
@@ -115,6 +76,17 @@ class BlockCache:
     @property
     def used_bytes(self) -> int:
         return int(self._complete.currsize) + self._in_flight_bytes
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of reading ahead."""
+        unread = sum([max(0, min(run.unread, run.filled)) for run in self._complete])
+        return {
+            "fetched_bytes": self._ahead_bytes,
+            "unread_bytes": unread,
+            "wasted_bytes": self._wasted_bytes,
+            "asked_again": self._flights.asked_again,
+        }
 
     # looking
 
@@ -127,6 +99,7 @@ class BlockCache:
         if run is None or stop - run.start > run.filled:
             return None
         self._complete.get(run)
+        run.unread -= stop - start
         return run.memory.view[start - run.start : stop - run.start]
 
     def holds(self, version: Version) -> bool:
@@ -149,9 +122,10 @@ class BlockCache:
             count = min(run.stop - position, len(into) - done)
             try:
                 await run.wait(position - run.start + count)
+                run.unread -= count
                 at = position - run.start
                 into[done : done + count] = run.memory.view[at : at + count]
-            except _Interrupted:
+            except Interrupted:
                 continue
             finally:
                 run.memory.unpin()
@@ -163,8 +137,9 @@ class BlockCache:
         try:
             if stop <= run.stop:
                 await run.wait(stop - run.start)
+                run.unread -= stop - start
                 return run.memory.view[start - run.start : stop - run.start]
-        except _Interrupted:
+        except Interrupted:
             pass
         finally:
             run.memory.unpin()
@@ -181,7 +156,10 @@ class BlockCache:
                 return False
             if not self._make_room(capacity):
                 return False
-            self._nursery.start_soon(self._fetch, self._begin(version, low, high))
+            run = self._begin(version, low, high)
+            run.unread = run.size
+            self._ahead_bytes += run.size
+            self._nursery.start_soon(self._fetch, run)
         return True
 
     async def validate(self, version: Version) -> ObjectInfo | None:
@@ -252,33 +230,34 @@ class BlockCache:
             return run
 
     def _missing(self, version: Version, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Runs of whole blocks that `[start, stop)` needs and nobody has asked for."""
+        """Runs of whole blocks that `[start, stop)` needs and nobody has asked for; two that are near are one."""
         size = self.block_bytes
         blocks = self._index.get(version, {})
-        low: int | None = None
+        low = high = -1
         for number in range(start // size, -(-min(stop, version.size) // size)):
             if number in blocks:
-                if low is not None:
-                    yield low, number * size
-                    low = None
-            elif low is None:
+                continue
+            if low >= 0 and number * size - high > GAP_BYTES:
+                yield low, high
+                low = -1
+            if low < 0:
                 low = number * size
-        if low is not None:
-            yield low, min(-(-stop // size) * size, version.size)
+            high = number * size + size
+        if low >= 0:
+            yield low, min(high, version.size)
 
     def _begin(self, version: Version, start: int, stop: int) -> Run:
         run = Run(version, start, stop, self._buffers.take(stop - start))
         self._in_flight_bytes += run.memory.capacity
         blocks = self._index.setdefault(version, {})
         for number in range(start // self.block_bytes, -(-stop // self.block_bytes)):
-            assert number not in blocks
-            blocks[number] = run
+            blocks.setdefault(number, run)
         return run
 
     async def _fetch(self, run: Run) -> None:
         """Fill a run. Errors are kept in it for those who wait."""
         version, size = run.version, run.stop - run.start
-        error: S3MountError = _Interrupted("the fetch was interrupted")
+        error: S3MountError = Interrupted("the fetch was interrupted")
         complete = False
         try:
             info = await self._get(version, run)
@@ -310,28 +289,20 @@ class BlockCache:
 
     async def _get(self, version: Version, run: Run) -> ObjectInfo | None:
         """By key and etag, which needs no permission beyond s3:GetObject; by the version's id where it needs it."""
-        into = run.memory.view[: run.stop - run.start]
-        get = partial(
-            self._flights.get,
-            version.key,
-            run.start,
-            into,
-            if_match=version.etag,
-            arrived=run.arrived,
-            filled=run.there,
-        )
         if not version.pinned:
             try:
-                return await get()
+                return await self._flights.get(run)
             except (PreconditionFailed, NotFound, RangeNotSatisfiable):
                 if version.version_id is None:
                     raise
-        return await get(version_id=version.version_id)
+        return await self._flights.get(run, version_id=version.version_id)
 
     def _drop(self, run: Run) -> None:
+        self._wasted_bytes += max(0, min(run.unread, run.filled))
         blocks = self._index[run.version]
         for number in range(run.start // self.block_bytes, -(-run.stop // self.block_bytes)):
-            del blocks[number]
+            if blocks.get(number) is run:
+                del blocks[number]
         if not blocks:
             del self._index[run.version]
         run.memory.unpin()
@@ -361,7 +332,3 @@ class BlockCache:
             _, event = self._demands.popleft()
             event.set()
             return
-
-
-class _Interrupted(Unavailable):
-    """The task that fetched was cancelled; whoever waits asks again."""

@@ -6,12 +6,20 @@ tried: the count is doubled as long as that brings a quarter more, taken back wh
 one step up and one step down, after a while. What is measured while readers leave the lanes empty says nothing.
 """
 
+from s3mount.config import MIB
+
 COUNTS = (4, 8, 16, 24)
 GAIN = 1.25
 """What a step up must bring; doubled connections bring twice as much where the connection is the limit."""
 LOSS = 0.9
 """A step down is kept when so much is left."""
 MEASURE_SECONDS = 0.06
+GET_LEAST_BYTES = 1 * MIB
+GET_MOST_BYTES = 4 * MIB
+"""Larger ones cost no less, and a reader waits longer until the first GETs of its window have come."""
+GET_SECONDS = 0.15
+"""What one may take: the longer it does, the later it is known what pays."""
+WEIGHT = 1 / 4
 HOLD_SECONDS = 5.0
 HOLD_MAX_SECONDS = 80.0
 
@@ -22,7 +30,7 @@ class Lanes:
     def __init__(self) -> None:
         # The mutable state: the step now; the one to go back to if a trial does not pay, and the rate there; what is
         # measured since when, after how many GETs; until when the count is held, and how long next time; where the
-        # next trial goes.
+        # next trial goes; what one GET brings in a second.
         self._step = 0
         self._before: int | None = None
         self._rate_before = 0.0
@@ -31,6 +39,7 @@ class Lanes:
         self._held_until = 0.0
         self._hold_seconds = HOLD_SECONDS
         self._down_next = False
+        self._lane_rate = GET_MOST_BYTES / GET_SECONDS
 
     def __repr__(self) -> str:
         return f"<Lanes {self.count}, held until {self._held_until:.1f}>"
@@ -38,6 +47,16 @@ class Lanes:
     @property
     def count(self) -> int:
         return COUNTS[self._step]
+
+    @property
+    def get_bytes(self) -> int:
+        """The size of GETs that take neither too long nor more work than they must; a power of two."""
+        size = min(max(self._lane_rate * GET_SECONDS, GET_LEAST_BYTES), GET_MOST_BYTES)
+        return 1 << (int(size).bit_length() - 1)
+
+    def took(self, size: int, seconds: float) -> None:
+        """One GET has brought `size` bytes in so long."""
+        self._lane_rate += WEIGHT * (size / max(seconds, 0.001) - self._lane_rate)
 
     def ended(self, total_bytes: int, in_flight: int, now: float) -> None:
         """A GET has ended; `total_bytes` have come by now over all GETs, of which `in_flight` go on."""

@@ -102,6 +102,7 @@ class Storage:
             limit_bytes=self.blocks_share_bytes - memory // 16,
             block_bytes=config.block_bytes,
             get_max_bytes=config.get_max_bytes,
+            silence_max_seconds=config.stall_timeout_seconds / 4,
         )
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.learning = Learning(config, nursery, self.budget, find_out)
@@ -134,6 +135,7 @@ class Storage:
                 "unsent_bytes": self.staging.chunks_in_memory * CHUNK_BYTES,
             },
             "parts_sent_ahead": self._parts_ahead,
+            "read_ahead": {**self.windows.figures, **self.blocks.figures},
         }
 
     @property

@@ -13,8 +13,6 @@ from s3mount.data.lanes import Lanes
 
 IDLE_SECONDS = 30.0
 LANES_LEAST = 2
-GET_BYTES = 4 * MIB
-"""Larger ones cost no less, and a reader waits longer until the first GETs of its window have come."""
 GET_LEAST_BYTES = 1 * MIB
 """What one read of the kernel asks for at most, where it lets us raise that."""
 
@@ -46,6 +44,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of the readers."""
+        return {"readers": len(self._held), "window_bytes": self.held_bytes, "gets_side_by_side": self.lanes.count}
+
     def grant(self, reader: Hashable, wanted_bytes: int, now: float) -> Grant:
         """A window of at most `wanted_bytes` for a reader that reads in order; it counts as one until it leaves."""
         self.leave(reader)
@@ -73,5 +76,5 @@ class Windows:
         self.held_bytes -= window
 
     def _get_bytes(self, window: int, lanes: int) -> int:
-        size = min(GET_BYTES, self._get_max_bytes, max(window // lanes, min(window, GET_LEAST_BYTES)))
+        size = min(self.lanes.get_bytes, self._get_max_bytes, max(window // lanes, min(window, GET_LEAST_BYTES)))
         return 1 << (max(size, self._block_bytes).bit_length() - 1)

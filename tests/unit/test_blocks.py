@@ -26,7 +26,14 @@ async def cache(store: MemoryStore, *, limit: int = 8 * MIB) -> AsyncIterator[Bl
     async with trio.open_nursery() as nursery:
         buffers = Buffers(idle_max_bytes=1 * MIB)
         blocks = BlockCache(
-            store, nursery, buffers, Lanes(), limit_bytes=limit, block_bytes=BLOCK, get_max_bytes=2 * MIB
+            store,
+            nursery,
+            buffers,
+            Lanes(),
+            limit_bytes=limit,
+            block_bytes=BLOCK,
+            get_max_bytes=2 * MIB,
+            silence_max_seconds=5.0,
         )
         yield blocks
         await trio.testing.wait_all_tasks_blocked()
@@ -69,10 +76,51 @@ async def test_a_read_across_runs_is_joined_and_only_what_is_missing_is_fetched(
     body = bytes_of(5 * MIB)[: 5 * MIB]
     version = await put(store, "k", body)
     async with cache(store) as blocks:
+        await blocks.view(version, 3 * BLOCK, 6 * BLOCK)
+        store.reset_counts()
+        assert bytes(await blocks.view(version, BLOCK + 7, 9 * BLOCK)) == body[BLOCK + 7 : 9 * BLOCK]
+        assert [(call.start, call.size) for call in store.calls] == [(BLOCK, 2 * BLOCK), (6 * BLOCK, 3 * BLOCK)]
+
+
+@run_virtual
+async def test_two_missing_ranges_with_a_small_gap_are_one_get() -> None:
+    store = MemoryStore()
+    body = bytes_of(5 * MIB)[: 5 * MIB]
+    version = await put(store, "k", body)
+    async with cache(store, limit=2 * MIB) as blocks:
         await blocks.view(version, 3 * BLOCK, 3 * BLOCK + 1)
         store.reset_counts()
         assert bytes(await blocks.view(version, BLOCK + 7, 6 * BLOCK)) == body[BLOCK + 7 : 6 * BLOCK]
-        assert [(call.start, call.size) for call in store.calls] == [(BLOCK, 2 * BLOCK), (4 * BLOCK, 2 * BLOCK)]
+        assert [(call.start, call.size) for call in store.calls] == [(BLOCK, 5 * BLOCK)]
+        # Whichever of the two that have the block between leaves first, the other's blocks stay.
+        for start in range(8 * BLOCK, 40 * BLOCK, BLOCK):
+            await blocks.view(version, start, start + BLOCK)
+            assert bytes(await blocks.view(version, 2 * BLOCK, 5 * BLOCK)) == body[2 * BLOCK : 5 * BLOCK]
+        blocks.forget(version)
+        assert blocks.used_bytes == 0
+
+
+@run_virtual
+async def test_bytes_that_were_fetched_ahead_and_never_read_are_counted() -> None:
+    store = MemoryStore()
+    version = await put(store, "k", bytes_of(4 * MIB)[: 4 * MIB])
+    async with cache(store, limit=2 * MIB) as blocks:
+        assert blocks.fetch_ahead(version, 0, 1 * MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        assert blocks.figures | {"asked_again": 0} == {
+            "fetched_bytes": MIB,
+            "unread_bytes": MIB,
+            "wasted_bytes": 0,
+            "asked_again": 0,
+        }
+        blocks.peek(version, 0, 100)
+        await blocks.view(version, 100, 2 * BLOCK)
+        await blocks.read_into(version, 2 * BLOCK, memoryview(bytearray(BLOCK)))
+        assert blocks.figures["unread_bytes"] == MIB - 3 * BLOCK
+        await blocks.view(version, 2 * MIB, 4 * MIB)
+        assert (blocks.figures["unread_bytes"], blocks.figures["wasted_bytes"]) == (0, MIB - 3 * BLOCK)
+        blocks.forget(version)
+        assert blocks.figures["wasted_bytes"] == MIB - 3 * BLOCK, "what was asked for is no waste, read or not"
 
 
 @run_virtual

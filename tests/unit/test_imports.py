@@ -43,6 +43,7 @@ PURE = (
     "data.grid",
     "data.journal",
     "data.lanes",
+    "data.patience",
     "data.plan",
     "data.readahead",
     "data.streams",
