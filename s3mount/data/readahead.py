@@ -32,10 +32,11 @@ class Readahead:
 
     def on_read(self, start: int, stop: int, size: int, now: float) -> list[Range]:
         """A reader asks for `[start, stop)` of `size` bytes: the GETs to send ahead of it."""
+        strides = self._strides
         stream = self._taker(self._streams, start, stop)
         if stream is not None:
+            strides.went_on(start, stop)
             return self._follow(stream, stop, size, now)
-        strides = self._strides
         if not strides.takes(start, stop):
             stream = self._taker(self._candidates, start, stop)
             if stream is not None:

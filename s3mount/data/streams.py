@@ -113,6 +113,9 @@ class Strides:
         stepping = self._count >= STRIDES_MIN
         if stepping and self._start <= start and stop <= self._stop:
             return True
+        following = self._start + self._step
+        if stepping and following <= start < stop <= following + self._length:
+            start = following  # its first read may come behind this one
         length, step = self._stop - self._start, start - self._start
         if step and step == self._step and stop - start <= length and (length == self._length or not stepping):
             self._count += 1

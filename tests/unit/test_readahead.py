@@ -99,7 +99,7 @@ def test_the_least_recently_used_of_too_many_readers_loses_its_window() -> None:
     windows, size = mount(), 10_000 * MIB
     readahead = Readahead(windows)
     for number in range(40):
-        place = (number + 1) * 100 * MIB
+        place = (number + 1) * (100 + number) * MIB
         fetched(readahead, in_order(place, place + 4 * MIB, MIB), size)
         assert len(windows) <= 16
     assert len(windows) == 16
@@ -163,12 +163,17 @@ def test_a_strided_reader_finds_the_next_steps_and_nothing_between() -> None:
     assert len(gets) == len(set(gets))
 
 
-def test_a_strided_reader_whose_pieces_are_several_reads_finds_the_next_steps() -> None:
+@pytest.mark.parametrize("step", [20 * MIB, -20 * MIB, -MIB])
+def test_a_reader_by_steps_of_several_reads_each_finds_the_next_steps(step: int) -> None:
     readahead, size = Readahead(mount()), 1000 * MIB
-    places = range(0, size, 20 * MIB)
-    gets = fetched(readahead, [read for place in places for read in in_order(place, place + MIB, 512 * KIB)], size)
-    assert {place for place in places if place > 60 * MIB} <= {start for start, _ in gets}
-    assert bytes_of(gets) <= (len(places) + 4) * MIB
+    places = range(500 * MIB, 960 * MIB if step > 0 else 40 * MIB, step)
+    gets: list[Range] = []
+    for number, place in enumerate(places):
+        first, second, *others = in_order(place, place + MIB, BLOCK)
+        reads = [second, first, *others] if number > 4 else [first, second, *others]
+        assert number < 4 or all(any(low <= start and stop <= high for low, high in gets) for start, stop in reads)
+        gets += fetched(readahead, reads, size)
+    assert bytes_of(gets) <= (len(places) + 4) * MIB + BUDGET
 
 
 def test_steps_that_break_off_are_not_followed_any_more() -> None:
