@@ -60,12 +60,12 @@ def environment_of(server: Server) -> dict[str, str]:
 
 
 @contextmanager
-def mounted(bucket: str, work: Path, environment: dict[str, str]) -> Iterator[Mounted]:
-    """s3mount, of the whole bucket, with nothing cached and nothing listed."""
+def mounted(bucket: str, work: Path, environment: dict[str, str], *options: str) -> Iterator[Mounted]:
+    """s3mount, of the whole bucket, with nothing listed, and nothing cached but what `work` has from before."""
     root, log = work / "mnt", work / "log"
     command = [sys.executable, "-c", "import sys; from s3mount.cli import main; sys.exit(main())", "mount"]
     command += [f"s3://{bucket}", str(root), "--foreground", f"--endpoint-url={environment['AWS_ENDPOINT_URL']}"]
-    command += [f"--cache-dir={work / 'cache'}", f"--log-file={log}", "--log-level=warning"]
+    command += [f"--cache-dir={work / 'cache'}", f"--log-file={log}", "--log-level=warning", *options]
     with _served(command, root, log, environment) as mount:
         yield mount
 

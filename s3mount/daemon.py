@@ -27,8 +27,10 @@ from s3mount.config import Config
 from s3mount.control.server import attend
 from s3mount.control.verbs import Figures, Verbs
 from s3mount.data.conflict import sweep
+from s3mount.data.disktier import DiskTier
 from s3mount.data.journal import Journal, PaperFile
 from s3mount.data.leftovers import Leftovers
+from s3mount.data.piecefiles import PieceFiles
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
@@ -156,6 +158,7 @@ class Daemon:
             staging_limit_bytes=self._prepared.staging_limit_bytes,
             journal=self._journal,
             find_out=findings.parts,
+            disk=self._disk_tier(nursery),
         )
         leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
         filesystem = FileSystem(
@@ -224,6 +227,19 @@ class Daemon:
         kernel.become_io_flusher()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
+
+    def _disk_tier(self, nursery: trio.Nursery) -> DiskTier | None:
+        """Blocks that mounts of this host have read; None where none are kept."""
+        config = self._config
+        if not config.cache_size_max_bytes:
+            return None
+        files = PieceFiles(
+            self._prepared.cache_dir, limit_bytes=config.cache_size_max_bytes, block_bytes=config.block_bytes
+        )
+        endpoint = config.endpoint_url or "aws"
+        tier = DiskTier(files, nursery, endpoint=endpoint, bucket=config.bucket, block_bytes=config.block_bytes)
+        nursery.start_soon(tier.look)
+        return tier
 
     def _learnt(self, nursery: trio.Nursery) -> AttributeDb | None:
         """What the mounts of this bucket have learnt of attributes; None where none are shown."""

@@ -113,7 +113,13 @@ ROWS = (
     Row("[{}]", (Option("cache-dir", DIR, "cache_dir", "~/.cache/s3mount, root: /var/cache/s3mount"),)),
     Row("of multipart uploads, 5MiB to 5GiB [{}]", (Option("part-size", SIZE, "part_size_bytes"),)),
     Row("buffers and caches together [{}]", (Option("memory-limit", SIZE, "memory_limit_bytes"),)),
-    Row("disk for unsent bytes [{}]", (Option("staging-limit", SIZE, "staging_limit_bytes", "1/10 of what is free"),)),
+    Row(
+        "on disk [{}, {}]",
+        (
+            Option("staging-limit", SIZE, "staging_limit_bytes", "1/10 of what is free"),
+            Option("max-cache-size", SIZE, "cache_size_max_bytes"),
+        ),
+    ),
     Row("after SIGTERM, then give up [{}]", (Option("stop-timeout", TIME, "stop_timeout_seconds"),)),
     Row(
         "[{}, {}]",

@@ -17,6 +17,7 @@ import trio
 from cachetools import LRUCache
 
 from s3mount.data.buffers import Buffers, Pinned
+from s3mount.data.disktier import DiskTier
 from s3mount.data.flights import Flights
 from s3mount.data.lanes import Lanes
 from s3mount.data.patience import Patience
@@ -51,6 +52,7 @@ class BlockCache:
         block_bytes: int,
         get_max_bytes: int,
         silence_max_seconds: float,
+        disk: DiskTier | None = None,
     ) -> None:
         # The mutable state: runs by version and block; complete runs in LRU order; bytes of runs in flight; demands
         # that wait for memory, first come first served; bytes fetched ahead, and those of them dropped unread.
@@ -58,6 +60,7 @@ class BlockCache:
         self._flights = Flights(store, nursery, lanes, Patience(most_seconds=silence_max_seconds))
         self._nursery = nursery
         self._buffers = buffers
+        self._disk = disk
         self._limit_bytes = limit_bytes
         self.block_bytes = block_bytes
         self._get_max_bytes = get_max_bytes
@@ -67,7 +70,7 @@ class BlockCache:
         self._ahead_bytes = 0
         self._wasted_bytes = 0
         self._demands: deque[tuple[int, trio.Event]] = deque()
-        self._validation = Validation(store, buffers, block_bytes, self._lend, self.holds, self._take_in)
+        self._validation = Validation(store, buffers, block_bytes, self._lend, self.holds, self._first_came)
 
     def __repr__(self) -> str:
         complete = self._complete
@@ -149,7 +152,7 @@ class BlockCache:
 
     def fetch_ahead(self, version: Version, start: int, stop: int) -> bool:
         """Begin to fetch what is missing of `[start, stop)`; False when there was no memory for all of it."""
-        for low, high in self._missing(version, start, stop):
+        for low, high in self._wanted(version, start, stop):
             capacity = self._buffers.capacity_for(high - low)
             # Half of the memory stays for those who wait for their bytes.
             if self._demands or self._in_flight_bytes + capacity > self._limit_bytes // 2:
@@ -165,6 +168,8 @@ class BlockCache:
     async def validate(self, version: Version) -> ObjectInfo | None:
         """Ask the bucket for the first block; a condition instead of the bytes when it is here, and then None is
         answered. Raises Changed; the other version's first block is here then."""
+        if self._disk is not None and not self.holds(version) and self._disk.believes(version, 0):
+            await self._load_first(version)
         return await self._validation.validate(version)
 
     def forget(self, version: Version) -> None:
@@ -173,15 +178,26 @@ class BlockCache:
             if run in self._complete:
                 del self._complete[run]
                 self._drop(run)
+        if self._disk is not None:
+            self._disk.forget(version)
         self._serve_demands()
 
     # inside
 
+    async def _load_first(self, version: Version) -> None:
+        """Have the first block here, if it is on disk; what the bucket says of it is not asked yet."""
+        size = min(version.size, self.block_bytes)
+        async with self._lend(size) as memory:
+            assert self._disk is not None
+            if await self._disk.read(version, 0, memory, size) == size:
+                self._take_in(version, memory, size)
+
     @asynccontextmanager
     async def _lend(self, size: int) -> AsyncIterator[Pinned]:
         """Memory for a block that arrives, as soon as there is some."""
-        while not self._make_room(size):
-            await self._wait_for_room(size)
+        capacity = self._buffers.capacity_for(size)
+        while not self._make_room(capacity):
+            await self._wait_for_room(capacity)
         memory = self._buffers.take(size)
         self._in_flight_bytes += memory.capacity
         try:
@@ -190,6 +206,11 @@ class BlockCache:
             self._in_flight_bytes -= memory.capacity
             memory.unpin()
             self._serve_demands()
+
+    def _first_came(self, version: Version, memory: Pinned, size: int) -> None:
+        self._take_in(version, memory, size)
+        if self._disk is not None:
+            self._disk.offer(version, 0, size, memory)
 
     def _take_in(self, version: Version, memory: Pinned, size: int) -> None:
         """Make these bytes the first block of a version, unless it is here."""
@@ -211,7 +232,7 @@ class BlockCache:
                 # Who was woken for memory and needs none passes that on.
                 self._serve_demands()
                 return run
-            low, high = next(self._missing(version, position, min(stop, position + self._get_max_bytes)))
+            low, high = next(self._wanted(version, position, min(stop, position + self._get_max_bytes)))
             capacity = self._buffers.capacity_for(high - low)
             if not self._make_room(capacity):
                 await self._wait_for_room(capacity)
@@ -246,6 +267,14 @@ class BlockCache:
         if low >= 0:
             yield low, min(high, version.size)
 
+    def _wanted(self, version: Version, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """What is missing, cut where the disk tier begins or ends to have it."""
+        for low, high in self._missing(version, start, stop):
+            while self._disk is not None and low < high and (end := self._disk.reach(version, low, high)) < high:
+                yield low, end
+                low = end
+            yield low, high
+
     def _begin(self, version: Version, start: int, stop: int) -> Run:
         run = Run(version, start, stop, self._buffers.take(stop - start))
         self._in_flight_bytes += run.memory.capacity
@@ -260,10 +289,13 @@ class BlockCache:
         error: S3MountError = Interrupted("the fetch was interrupted")
         complete = False
         try:
-            info = await self._get(version, run)
-            if info is None or info.etag != version.etag or info.size != version.size:
-                run.filled = 0
-                raise Stale(f"{version.key!r} is another version now, and the store ignored the condition")
+            if not await self._load(version, run):
+                info = await self._get(version, run)
+                if info is None or info.etag != version.etag or info.size != version.size:
+                    run.filled = 0
+                    raise Stale(f"{version.key!r} is another version now, and the store ignored the condition")
+                if self._disk is not None:
+                    self._disk.offer(version, run.start, run.stop, run.memory)
             run.arrived(size)
             complete = True
         except (PreconditionFailed, NotFound, RangeNotSatisfiable) as caught:
@@ -286,6 +318,15 @@ class BlockCache:
                 run.waiters.clear()
                 self._drop(run)
             self._serve_demands()
+
+    async def _load(self, version: Version, run: Run) -> bool:
+        """Whether all of it was on disk."""
+        if self._disk is None or not self._disk.believes(version, run.start):
+            return False
+        count = await self._disk.read(version, run.start, run.memory, run.stop - run.start)
+        if count is None:
+            raise Interrupted("the disk does not answer, and may write to the memory still")
+        return count == run.stop - run.start
 
     async def _get(self, version: Version, run: Run) -> ObjectInfo | None:
         """By key and etag, which needs no permission beyond s3:GetObject; by the version's id where it needs it."""

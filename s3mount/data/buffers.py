@@ -2,8 +2,11 @@
 
 Fresh memory costs as much as the transfer into it (measured), so what is given back is handed out again. A buffer
 goes back when its pin count reaches zero: its owner, readers across awaits and transfers in flight hold one pin each.
-Small buffers are exact: the allocator recycles them well enough, and a 10 byte object must not cost a block.
+Small buffers are exact: the allocator recycles them well enough, and a 10 byte object must not cost a block. Recycled
+ones begin at a page, as transfers between them and a disk past the page cache demand.
 """
+
+import mmap
 
 RECYCLED_MIN_BYTES = 64 * 1024
 
@@ -53,6 +56,8 @@ class Buffers:
         if idle:
             view = idle.pop()
             self.idle_bytes -= capacity
+        elif capacity > RECYCLED_MIN_BYTES:
+            view = memoryview(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         else:
             view = memoryview(bytearray(capacity))
         self.used_bytes += capacity

@@ -17,6 +17,7 @@ from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.chunks import CHUNK_BYTES
 from s3mount.data.content import Loader
+from s3mount.data.disktier import DiskTier
 from s3mount.data.grid import Grid
 from s3mount.data.journal import Journal
 from s3mount.data.learning import Learning
@@ -55,6 +56,7 @@ class Storage:
         find_out: FindOut = as_s3_says,
         wall_ns: Callable[[], int] = time.time_ns,
         draw_token: Callable[[], str] = _random_token,
+        disk: DiskTier | None = None,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
         # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn.
@@ -103,7 +105,9 @@ class Storage:
             block_bytes=config.block_bytes,
             get_max_bytes=config.get_max_bytes,
             silence_max_seconds=config.stall_timeout_seconds / 4,
+            disk=disk,
         )
+        self._disk = disk
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.learning = Learning(config, nursery, self.budget, find_out)
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
@@ -134,6 +138,7 @@ class Storage:
                 "cached_bytes": self.blocks.used_bytes,
                 "unsent_bytes": self.staging.chunks_in_memory * CHUNK_BYTES,
             },
+            "cache_on_disk": "off" if self._disk is None else self._disk.figures,
             "parts_sent_ahead": self._parts_ahead,
             "read_ahead": {**self.windows.figures, **self.blocks.figures},
         }
