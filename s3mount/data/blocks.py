@@ -289,13 +289,14 @@ class BlockCache:
         error: S3MountError = Interrupted("the fetch was interrupted")
         complete = False
         try:
-            if not await self._load(version, run):
+            loaded = await self._load(version, run)
+            if loaded < size:
                 info = await self._get(version, run)
                 if info is None or info.etag != version.etag or info.size != version.size:
                     run.filled = 0
                     raise Stale(f"{version.key!r} is another version now, and the store ignored the condition")
                 if self._disk is not None:
-                    self._disk.offer(version, run.start, run.stop, run.memory)
+                    self._disk.offer(version, run.start + loaded, run.stop, run.memory, offset=loaded)
             run.arrived(size)
             complete = True
         except (PreconditionFailed, NotFound, RangeNotSatisfiable) as caught:
@@ -319,17 +320,19 @@ class BlockCache:
                 self._drop(run)
             self._serve_demands()
 
-    async def _load(self, version: Version, run: Run) -> bool:
-        """Whether all of it was on disk."""
+    async def _load(self, version: Version, run: Run) -> int:
+        """How many of its first bytes the disk tier had."""
         if self._disk is None or not self._disk.believes(version, run.start):
-            return False
+            return 0
         count = await self._disk.read(version, run.start, run.memory, run.stop - run.start)
         if count is None:
             raise Interrupted("the disk does not answer, and may write to the memory still")
-        return count == run.stop - run.start
+        run.arrived(count)
+        return count
 
     async def _get(self, version: Version, run: Run) -> ObjectInfo | None:
-        """By key and etag, which needs no permission beyond s3:GetObject; by the version's id where it needs it."""
+        """What is missing behind what is there, by key and etag, which needs no permission beyond s3:GetObject; by the
+        version's id where it needs it."""
         if not version.pinned:
             try:
                 return await self._flights.get(run)

@@ -38,7 +38,9 @@ LOOK_SECONDS = 15.0
 REST_SECONDS = 60.0
 TOLD_SECONDS = 600.0
 """A disk that is full is one line in so long."""
+WRITE_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
+GIVEN_UP = "cache on disk was given up for a while"
 FORGOTTEN_MAX = 1024
 
 RunInThread = Callable[[Callable[[], None], trio.CapacityLimiter], Awaitable[None]]
@@ -162,7 +164,7 @@ class DiskTier:
             await over.wait()
         if not over.is_set():
             self._no_reads_until = trio.current_time() + REST_SECONDS
-            self._tell("cache on disk was given up for a while", f"a read took more than {READ_SECONDS:.0f} s")
+            self._tell(GIVEN_UP, f"a read took more than {READ_SECONDS:.0f} s")
             return None
         self._hits += -(-counts[0] // self._block_bytes)
         return counts[0]
@@ -185,8 +187,8 @@ class DiskTier:
 
     # writing
 
-    def offer(self, version: Version, start: int, stop: int, memory: Pinned) -> None:
-        """These blocks have come from the store, into memory that begins at `start`."""
+    def offer(self, version: Version, start: int, stop: int, memory: Pinned, *, offset: int = 0) -> None:
+        """These blocks have come from the store, into `memory` from `offset` on."""
         self._misses += -(-(stop - start) // self._block_bytes)
         self._forgotten.pop(version, None)
         if trio.current_time() < self._no_writes_until:
@@ -203,7 +205,7 @@ class DiskTier:
                     return
                 waiting = _Waiting(piece_stop - piece_start, trio.current_time())
                 self._line[version, number] = waiting
-            waiting.offers.append(Offer(position, end, memory, position - start))
+            waiting.offers.append(Offer(position, end, memory, offset + position - start))
             waiting.missing -= end - position
             if waiting.missing <= 0:
                 self._ready_bytes += piece_stop - piece_start
@@ -258,15 +260,32 @@ class DiskTier:
         self._ready_bytes = max(0, self._ready_bytes - size)
         if not pinned:
             return False
-        error = await self._attempt(lambda: self._files.write(jobs), self._writers)
-        # Not when cancelled: the thread goes on.
-        for memory in pinned:
-            memory.unpin()
+        if await self._write(jobs):
+            for memory in pinned:
+                memory.unpin()
+        return True
+
+    async def _write(self, jobs: list[Job]) -> bool:
+        """Write these, also when the mount ends; whether their memory is ours again."""
+        begun = False
+
+        def write() -> None:
+            nonlocal begun
+            begun = True
+            self._files.write(jobs)
+
+        error: Exception | None = None
+        with trio.move_on_after(WRITE_SECONDS) as scope:
+            scope.shield = True
+            error = await self._attempt(write, self._writers)
+        if scope.cancelled_caught:
+            error = TimeoutError(f"a write took more than {WRITE_SECONDS:.0f} s")
+            self._tell(GIVEN_UP, error)
         if error is not None:
             self._no_writes_until = trio.current_time() + REST_SECONDS
             self._dropped += sum(len(waiting.offers) for waiting in self._line.values())
             self._line.clear()
-        return True
+        return not (begun and scope.cancelled_caught)
 
     def _jobs(self, version: Version, offers: list[Offer]) -> Iterator[Job]:
         """What to write of offers of one piece, in order."""
@@ -327,7 +346,7 @@ class DiskTier:
 
         await self._run_in_thread(guarded, limiter)
         if errors:
-            self._tell("cache on disk was given up for a while", errors[0])
+            self._tell(GIVEN_UP, errors[0])
             return errors[0]
         if self._files.damaged != self._damaged_told:
             self._damaged_told = self._files.damaged
