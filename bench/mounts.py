@@ -60,13 +60,27 @@ def environment_of(server: Server) -> dict[str, str]:
 
 
 @contextmanager
-def mounted(bucket: str, work: Path, environment: dict[str, str], *options: str) -> Iterator[Mounted]:
-    """s3mount, of the whole bucket, with nothing listed, and nothing cached but what `work` has from before."""
+def mounted(
+    bucket: str,
+    work: Path,
+    environment: dict[str, str],
+    *options: str,
+    checkout: Path = ROOT,
+    profiled: Path | None = None,
+) -> Iterator[Mounted]:
+    """s3mount, of the whole bucket, with nothing listed, and nothing cached but what `work` has from before.
+
+    `checkout`: whose code; `profiled`: where a profiler that signals start and stop writes its text.
+    """
     root, log = work / "mnt", work / "log"
-    command = [sys.executable, "-c", "import sys; from s3mount.cli import main; sys.exit(main())", "mount"]
+    command = [sys.executable, "-c", "import sys; from s3mount.cli import main; sys.exit(main())"]
+    if profiled is not None:
+        command = [sys.executable, str(ROOT / "bench" / "hot_daemon.py"), str(profiled)]
+    environment = {**environment, "PYTHONPATH": str(checkout)}
+    command += ["mount", *options]
     command += [f"s3://{bucket}", str(root), "--foreground", f"--endpoint-url={environment['AWS_ENDPOINT_URL']}"]
-    command += [f"--cache-dir={work / 'cache'}", f"--log-file={log}", "--log-level=warning", *options]
-    with _served(command, root, log, environment) as mount:
+    command += [f"--cache-dir={work / 'cache'}", f"--log-file={log}", "--log-level=warning"]
+    with _served(command, root, log, environment, directory=checkout) as mount:
         yield mount
 
 
@@ -110,11 +124,17 @@ def rclone_binary() -> Path | None:
 
 @contextmanager
 def _served(
-    command: Sequence[str], root: Path, log: Path, environment: dict[str, str], *, status: int = 0
+    command: Sequence[str],
+    root: Path,
+    log: Path,
+    environment: dict[str, str],
+    *,
+    status: int = 0,
+    directory: Path = ROOT,
 ) -> Iterator[Mounted]:
-    """`status` is what the process ends with after SIGTERM when all is well."""
+    """`status` is what the process ends with after SIGTERM when all is well; `directory` is where it starts."""
     root.mkdir(exist_ok=True)
-    daemon = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    daemon = subprocess.Popen(command, env=environment, cwd=directory, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + MOUNT_SECONDS
         while not re.search(rf" {re.escape(str(root))} .* - fuse", Path("/proc/self/mountinfo").read_text()):

@@ -182,13 +182,13 @@ class Daemon:
         # From before the mount exists: a signal in between would leave it dead. SIGHUP is what a closed terminal sends
         # to `--foreground`: it must not cost what was written.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            self._mount(filesystem)
+            begun = trio.Event()
+            self._mount(filesystem, begun)
             async with trio.open_nursery() as session:
                 session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
                 await session.start(self._attend, filesystem, store, storage, findings)
                 session.start_soon(garbage.collect)
-                log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
-                self._ready()
+                session.start_soon(self._announce, begun)
 
                 async def find_out() -> None:
                     store.believe(await findings.conditions())
@@ -208,22 +208,18 @@ class Daemon:
                 await storage.orphans.drop_all()
         pyfuse3.close(unmount=False)
 
-    def _mount(self, filesystem: FileSystem) -> None:
-        """Take the mountpoint. Raises StartError."""
+    def _mount(self, filesystem: FileSystem, begun: trio.Event) -> None:
+        """Take the mountpoint. Raises StartError. `begun` is set when the kernel asks for the first time."""
         config = self._config
         options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
         try:
-            operations = OperationsWithXattrs(filesystem) if config.xattr else Operations(filesystem)
+            kind = OperationsWithXattrs if config.xattr else Operations
+            operations = kind(filesystem, begun.set)
             pyfuse3.init(operations, str(config.mountpoint), options)
         except RuntimeError as error:
             raise StartError(
                 f"{config.mountpoint} was not mounted: {error}; is /dev/fuse there and permitted?"
             ) from error
-        kernel.tune(
-            config.mountpoint,
-            readahead_bytes=config.kernel_readahead_bytes,
-            background_max=config.kernel_background_max,
-        )
         kernel.become_io_flusher()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
@@ -240,6 +236,21 @@ class Daemon:
         tier = DiskTier(files, nursery, endpoint=endpoint, bucket=config.bucket, block_bytes=config.block_bytes)
         nursery.start_soon(tier.look)
         return tier
+
+    async def _announce(self, begun: trio.Event) -> None:
+        """Tell that the mount serves; before that raise the kernel's limits, for with its first request it takes back a
+        read-ahead raised earlier."""
+        config = self._config
+        await begun.wait()
+        await trio.to_thread.run_sync(
+            lambda: kernel.tune(
+                config.mountpoint,
+                readahead_bytes=config.kernel_readahead_bytes,
+                background_max=config.kernel_background_max,
+            )
+        )
+        log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
+        self._ready()
 
     def _learnt(self, nursery: trio.Nursery) -> AttributeDb | None:
         """What the mounts of this bucket have learnt of attributes; None where none are shown."""

@@ -105,9 +105,14 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = True
     enable_acl = False
 
-    def __init__(self, filesystem: FileSystem) -> None:
+    def __init__(self, filesystem: FileSystem, begun: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._fs = filesystem  # no state of its own
+        self._begun = begun
+
+    def init(self) -> None:
+        """The kernel's first request. It has the answer before another task runs."""
+        self._begun()
 
     # names
 

@@ -69,8 +69,8 @@ def _unescaped(field: str) -> str:
 def tune(mountpoint: Path, *, readahead_bytes: int, background_max: int) -> None:
     """Raise the mount's read-ahead and its limit of background requests; where that is not permitted one line says so.
 
-    Reads come in 128 KiB otherwise, and 12 WRITEs that wait block every read. congestion_threshold
-    stays."""
+    Reads come in 128 KiB otherwise, and 12 WRITEs that wait block every read. congestion_threshold stays. To be called
+    once the kernel has its answer to INIT: with that it sets the read-ahead back to 128 KiB."""
     mount = mount_at(mountpoint)
     if mount is None:
         return

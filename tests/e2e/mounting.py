@@ -173,9 +173,9 @@ class Mounted:
         ]
 
     def start(self) -> "Mounted":
-        """Mount, and return when the kernel shows the mount; a dead one that a crash has left is taken over."""
-        dead, times = connection_of(self.root) is not None, self.log.count(MOUNTED)
-        if not dead:
+        """Mount, and return when the mount serves; a dead one that a crash has left is taken over."""
+        times = self.log.count(MOUNTED)
+        if connection_of(self.root) is None:
             self.root.mkdir(parents=True, exist_ok=True)
         with (self.work / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
@@ -187,8 +187,7 @@ class Mounted:
             )
         self.watchdog.guard(self.process.pid, self.root, self.work / "stacks")
         deadline = time.monotonic() + START_SECONDS
-        # The new connection may have the number of the dead one.
-        while connection_of(self.root) is None or (dead and self.log.count(MOUNTED) == times):
+        while connection_of(self.root) is None or self.log.count(MOUNTED) == times:
             status = self.process.poll()
             assert status is None, f"s3mount ended with status {status}: {self.stderr}\n{self.log}"
             assert time.monotonic() < deadline, f"s3mount did not mount in time: {self.stderr}\n{self.log}"

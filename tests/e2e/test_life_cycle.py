@@ -205,6 +205,17 @@ def refused(place: Place, root: Path, work: Path, *options: str) -> str:
     return done.stderr
 
 
+def test_a_mount_that_serves_has_the_read_ahead_and_the_background_limit_it_wants(mount: Mounted) -> None:
+    """The kernel sets the read-ahead back when it has its first answer; where raising it is refused a line says so."""
+    number = connection_of(mount.root)
+    wanted = {
+        Path(f"/sys/class/bdi/0:{number}/read_ahead_kb"): 1024,
+        Path(f"/sys/fs/fuse/connections/{number}/max_background"): 128,
+    }
+    for path, value in wanted.items():
+        assert (path.exists() and int(path.read_text()) == value) or str(path) in mount.log
+
+
 def test_a_mountpoint_with_entries_is_refused_unless_asked_for(mounts: Mounts) -> None:
     """E4: a non-empty mountpoint is refused without `--nonempty`."""
     work = mounts.work / "own"
