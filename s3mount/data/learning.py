@@ -2,6 +2,7 @@
 
 Options are believed. Without them everything is as S3 says until an upload comes that not every store takes: one with
 copied parts, with parts of unequal size, or with very many. It waits; whoever else has to know meanwhile waits with it.
+A stream that comes near the number of parts that every store takes has it found out ahead.
 What could not be found out is as S3 says, and is not asked again by this mount.
 """
 
@@ -37,6 +38,11 @@ class Learning:
 
     def __repr__(self) -> str:
         return f"<Learning {'known' if self.known else 'not known yet'}, {self.rules}>"
+
+    def begin(self) -> None:
+        """Somebody will soon have to know the rules."""
+        if not self.known:
+            self._begun()
 
     async def learn(self) -> None:
         """Return when the rules are known. A caller who is cancelled leaves the search to the others."""

@@ -82,7 +82,7 @@ def freeze(
 
 async def publish(storage: Storage, epoch: Epoch) -> Stored:
     """Make the object of the epoch. Atomic: what fails before the request that publishes leaves nothing visible."""
-    if epoch.stream is not None and await _reaches(storage, epoch.stream, epoch.size):
+    if epoch.stream is not None and await _reaches(storage, epoch, epoch.stream):
         return await _complete_stream(storage, epoch, epoch.stream)
     epoch.stream = None
     steps = _plan(storage, epoch)
@@ -125,9 +125,14 @@ async def _complete(epoch: Epoch, multipart: Multipart, count: int) -> Stored:
     return await multipart.complete(count)
 
 
-async def _reaches(storage: Storage, stream: Stream, size: int) -> bool:
+async def _reaches(storage: Storage, epoch: Epoch, stream: Stream) -> bool:
     """Whether `stream` can hold the whole file; if not it is given up. Raises FileTooBig when bytes go with it."""
-    if size > stream.grid.part(stream.grid.flat_parts)[1]:
+    size, flat_stop = epoch.size, stream.grid.part(stream.grid.flat_parts)[1]
+    if size > flat_stop:
+        if not storage.learning.known:
+            # A dozen round trips, during which the parts that lie at the same place in every grid are sent.
+            storage.learning.begin()
+            await _send(storage, epoch, stream.multipart, list(stream.missing(flat_stop)))
         await storage.learning.learn()
         stream.learn()
     if size <= stream.grid.stop:

@@ -68,6 +68,8 @@ class Stream:
             self._storage.budget.will_free()
         if self._settled.is_set():
             self._settled = trio.Event()
+        if number == self.grid.flat_parts * 3 // 4:
+            self._storage.learning.begin()  # over a long line it takes as long as the parts that are left
         # The extents of now: a sync that begins before the task runs makes them its epoch's, and writes get others.
         self._storage.nursery.start_soon(self._send, number, self._layers.content())
 

@@ -147,6 +147,7 @@ async def test_the_first_uploads_that_have_to_know_share_one_probe(tmp_path: Pat
 
 STREAM_PARTS = 106
 # Memory for all of it: what was sent stays as long as staging has room.
+FEW = config(parts_max=20, file_size_max_bytes=GIB, memory_limit_bytes=GIB)
 LITTLE = config(equal_parts="yes", part_copy="yes", parts_max=20, file_size_max_bytes=GIB, memory_limit_bytes=GIB)
 
 
@@ -178,6 +179,47 @@ async def test_a_stream_asks_when_it_outgrows_what_every_store_takes(
     assert store.refusals == 0
     lengths = {call.size for call in store.calls if call.operation == "upload_part"}
     assert (lengths == {PART}) is equal
+
+
+@run_virtual
+async def test_close_sends_the_parts_that_every_store_takes_while_the_store_is_asked() -> None:
+    store = MemoryStore(latency_seconds=0.01)
+    sent = begun = 0
+
+    async def find_out() -> Abilities:
+        nonlocal sent, begun
+        begun = store.counts["upload_part"]
+        await trio.sleep(60)
+        sent = store.counts["upload_part"]
+        return Abilities(equal_parts=True)
+
+    async with storage_of(store, FEW, find_out) as storage:
+        file = created(storage)
+        for offset in range(0, 60 * MIB, MIB):
+            await file.write(offset, pattern(MIB))
+        await file.sync()
+        file.close()
+    assert (begun, sent) == (0, 10)
+    assert store.body("k") == pattern(MIB) * 60
+    assert (store.counts["upload_part"], store.counts["create_upload"]) == (12, 1)
+
+
+@run_virtual
+async def test_a_stream_has_the_store_asked_before_it_has_to_know() -> None:
+    store = MemoryStore(latency_seconds=0.01)
+    asked: list[int] = []
+
+    async def find_out() -> Abilities:
+        asked.append(store.counts["upload_part"])
+        return Abilities()
+
+    async with storage_of(store, FEW, find_out) as storage:
+        file = created(storage)
+        for offset in range(0, 50 * MIB, MIB):
+            await file.write(offset, pattern(MIB))
+            await trio.sleep(0.1)
+        assert asked == [6], "when the seventh part of ten that every store takes was begun"
+        file.close()
 
 
 @run_virtual
