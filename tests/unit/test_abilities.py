@@ -15,7 +15,7 @@ from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
 from s3mount.errors import AccessDenied, PreconditionFailed, StoreError, Unavailable
 from s3mount.store.abilities import Abilities, probe_conditions, probe_deletes, probe_ghosts, probe_parts, probe_rename
-from s3mount.store.base import ALWAYS, Condition, ObjectStore, Part, Upload
+from s3mount.store.base import ALWAYS, Body, Condition, Headers, ObjectStore, Part, Stored, Upload
 from s3mount.store.findings import KEPT_SECONDS, Findings
 from tests.haunted_store import HauntedStore
 from tests.memory_store import Call, MemoryStore
@@ -394,3 +394,19 @@ async def test_lost_updates_that_cannot_be_prevented_are_one_warning_at_every_st
         await Findings(store, CONFIG, tmp_path).conditions()
         (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert "are lost" in warning.message
+
+
+@run_virtual
+async def test_the_probe_of_parts_sends_five_mebibytes_and_holds_less_than_one() -> None:
+    held: list[int] = []
+
+    class Watched(MemoryStore):
+        async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
+            held.append(sum({id(piece): len(piece) for piece in body}.values()))
+            return await super().put(key, body, headers, condition)
+
+    store = Watched()
+    assert await probe_parts(store, ".s3mount/probe-x") == S3_PARTS
+    assert len(held) == 1
+    assert held[0] < MIB
+    assert next(call.size for call in store.calls if call.operation == "put") == 5 * MIB + 1
