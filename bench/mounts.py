@@ -80,7 +80,7 @@ def mounted(
     command += ["mount", *options]
     command += [f"s3://{bucket}", str(root), "--foreground", f"--endpoint-url={environment['AWS_ENDPOINT_URL']}"]
     command += [f"--cache-dir={work / 'cache'}", f"--log-file={log}", "--log-level=warning"]
-    with _served(command, root, log, environment, directory=checkout) as mount:
+    with served(command, root, log, environment, directory=checkout) as mount:
         yield mount
 
 
@@ -93,7 +93,7 @@ def rclone_mounted(
     command = [str(rclone), "--config=", "mount", f":s3:{bucket}", str(root), "--vfs-cache-mode=writes"]
     command += [f"--s3-endpoint={environment['AWS_ENDPOINT_URL']}", "--s3-provider=SeaweedFS", "--s3-env-auth"]
     command += [f"--cache-dir={work / 'rclone-cache'}", f"--log-file={log}", "--log-level=ERROR", *options]
-    with _served(command, root, log, environment, status=128 + signal.SIGTERM) as mount:
+    with served(command, root, log, environment, status=128 + signal.SIGTERM) as mount:
         yield mount
 
 
@@ -103,7 +103,7 @@ def s3fs_mounted(s3fs: Path, bucket: str, work: Path, environment: dict[str, str
     root, log = work / "s3fs-mnt", work / "s3fs-log"
     about = [f"url={environment['AWS_ENDPOINT_URL']}", "use_path_request_style", f"logfile={log}", *options]
     command = [str(s3fs), bucket, str(root), "-f", "-o", ",".join(about)]
-    with _served(command, root, log, environment) as mount:
+    with served(command, root, log, environment) as mount:
         yield mount
 
 
@@ -123,7 +123,7 @@ def rclone_binary() -> Path | None:
 
 
 @contextmanager
-def _served(
+def served(
     command: Sequence[str],
     root: Path,
     log: Path,
@@ -132,12 +132,19 @@ def _served(
     status: int = 0,
     directory: Path = ROOT,
 ) -> Iterator[Mounted]:
-    """`status` is what the process ends with after SIGTERM when all is well; `directory` is where it starts."""
+    """A mount at `root` by this command; `status` is what the process ends with after SIGTERM when all is well, and
+    `directory` is where it starts.
+
+    A session of its own: what interrupts us at the terminal does not reach it, and we end it, whatever it waits for.
+    """
     root.mkdir(exist_ok=True)
-    daemon = subprocess.Popen(command, env=environment, cwd=directory, stdout=subprocess.DEVNULL)
+    with log.open("ab") as output:
+        daemon = subprocess.Popen(
+            command, env=environment, cwd=directory, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + MOUNT_SECONDS
-        while not re.search(rf" {re.escape(str(root))} .* - fuse", Path("/proc/self/mountinfo").read_text()):
+        while not is_mounted(root):
             if daemon.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} did not mount: {_tail(log)}")
             time.sleep(0.01)
@@ -149,7 +156,13 @@ def _served(
         if daemon.poll() is None:
             daemon.kill()
             daemon.wait(10)
+        if is_mounted(root):
             subprocess.run(["fusermount3", "-u", "-z", str(root)], capture_output=True, timeout=10)
+
+
+def is_mounted(root: Path) -> bool:
+    """Whether a FUSE file system is there; asks the kernel, never the file system."""
+    return re.search(rf" {re.escape(str(root))} .* - fuse", Path("/proc/self/mountinfo").read_text()) is not None
 
 
 def _tail(log: Path) -> str:

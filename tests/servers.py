@@ -54,6 +54,8 @@ class Server:
     """The boto3 client that `boto` made: making one takes 0.14 s."""
     sockets: tuple[str, ...] = ()
     """Files the server makes in /tmp, whatever it is told, and leaves there."""
+    metrics_url: str = ""
+    """Where SeaweedFS counts its requests."""
 
     def stop(self) -> None:
         """End the process and wait for it; harmless when it has ended already."""
@@ -103,9 +105,9 @@ def start_seaweedfs(
     config.write_text(json.dumps({"identities": identities}))
     config.chmod(0o600)
     (directory / "master.toml").write_text(f"[master.volume_growth]\ncopy_1 = {bucket_volumes}\n")
-    numbers = free_ports(11)
+    numbers = free_ports(12)
     ports = iter(numbers)
-    s3_port, https_port = next(ports), next(ports)
+    s3_port, https_port, metrics_port = next(ports), next(ports), next(ports)
     arguments = [
         str(weed_binary()),
         f"-logdir={directory}",  # /tmp otherwise
@@ -129,6 +131,7 @@ def start_seaweedfs(
         f"-s3.config={config}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
+        f"-metricsPort={metrics_port}",
         "-webdav=false",
         "-admin.ui=false",
         f"-admin.port={next(ports)}",
@@ -141,6 +144,7 @@ def start_seaweedfs(
     process = _spawn(arguments, directory / "weed.log", outlives_us=outlives_us)
     ca = tls.ca if tls else None
     server = Server(endpoint, access_key, secret_key, "us-east-1", process.pid, ca, limited, process)
+    server.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
     parts = ("master", "volume", "filer", "s3", "admin")
     server.sockets = tuple(f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part in parts for port in numbers)
     _wait_until_it_answers(server, directory / "weed.log")

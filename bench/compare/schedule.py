@@ -1,0 +1,138 @@
+"""All turns of a run: systems take turns within each workload, who comes first changes, who hung is not asked again.
+
+Places of the store are visited one after another. The mutable state is the results, and where the progress bar stands.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.compare.bucket import Bucket
+from bench.compare.distance import Distance, Place
+from bench.compare.ours import Own
+from bench.compare.results import LIMIT, Cell, Results, amount_in
+from bench.compare.stage import Failed, Figures, Theatre
+from bench.compare.systems import OURS, System
+from bench.compare.workloads import Workload
+from bench.mounts import environment_of
+
+SETTLE_SECONDS = 3.0
+"""What was stored less than two seconds ago is looked at entry by entry: nothing that is listed is that new."""
+SYNC_SECONDS = 60.0
+LIMIT_SYSTEM = System(LIMIT, "")
+Tell = Callable[[str, int], None]
+"""What happens now, and how many turns are over since the last word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done."""
+
+    workloads: Sequence[Workload]
+    own: Sequence[Own]
+    systems: Sequence[System]
+    places: Sequence[Place]
+    turns: int
+
+    @property
+    def ours(self) -> System | None:
+        return next((system for system in self.systems if system.name == OURS), None)
+
+    def steps(self) -> int:
+        """How many turns there are, for the progress bar."""
+        each = sum(len(self.systems) + (workload.limit is not None) for workload in self.workloads)
+        return (each + (len(self.own) if self.ours else 0)) * self.turns * len(self.places)
+
+
+class Schedule:
+    """One run."""
+
+    def __init__(self, plan: Plan, bucket: Bucket, work: Path, tell: Tell) -> None:
+        self._plan, self._bucket, self._work, self._tell = plan, bucket, work, tell
+        units = {workload.name: workload.unit for workload in plan.workloads}
+        self.results = Results(units | {own.name: "MB/s" for own in plan.own})
+
+    def run(self) -> None:
+        """All turns at all places."""
+        needs = [need for task in self._plan.workloads for need in task.needs]
+        needs += [need for task in self._plan.own for need in task.needs]
+        for need in needs:
+            self._tell(f"filling the bucket: {need}", 0)
+            self._bucket.provide(need)
+        for number, place in enumerate(self._plan.places):
+            self._at(place, self._work / f"place{number}")
+
+    def _at(self, place: Place, work: Path) -> None:
+        work.mkdir()
+        with Distance(self._bucket.server.endpoint_url, place, work / "proxies") as distance:
+            environment = {**environment_of(self._bucket.server), "AWS_ENDPOINT_URL": distance.endpoint_url}
+            theatre = Theatre(self._bucket, work, {**environment, "LC_ALL": "C.UTF-8"})
+            absent = {}
+            for system in self._plan.systems:
+                self._tell(f"{system.name}: first mount", 0)
+                try:
+                    theatre.meet(system)
+                except Failed as error:
+                    absent[system.name] = str(error)
+            for turn in range(self._plan.turns):
+                for workload in self._plan.workloads:
+                    self._workload(theatre, place, workload, turn, absent)
+                if self._plan.ours:
+                    for own in self._plan.own:
+                        self._own(theatre, place, own, self._plan.ours, absent)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _workload(self, theatre: Theatre, place: Place, workload: Workload, turn: int, absent: dict[str, str]) -> None:
+        systems = [*self._plan.systems, *([LIMIT_SYSTEM] if workload.limit else [])]
+        shift = turn % len(systems)
+        order = systems[shift:] + systems[:shift]
+        prepared = {}
+        if workload.prepare is not None:
+            for system in order:
+                self._tell(f"preparing {workload.name}", 0)
+                prepared[system.name] = workload.prepare(self._bucket)
+        if workload.settles:
+            time.sleep(SETTLE_SECONDS)
+        self._write_back()
+        for system in order:
+            name = prepared.get(system.name, "")
+
+            def work(system: System = system, name: str = name) -> Figures:
+                if system is LIMIT_SYSTEM:
+                    assert workload.limit is not None
+                    return theatre.measured(None, name, workload.limit)
+                return theatre.turn(system, name, workload.run, before=workload.before)
+
+            self._attempt((place, workload.name, system.name), work, absent)
+
+    def _own(self, theatre: Theatre, place: Place, own: Own, system: System, absent: dict[str, str]) -> None:
+        self._attempt((place, own.name, system.name), lambda: own.run(theatre, system), absent)
+
+    def _attempt(self, cell: Cell, work: Callable[[], Figures], absent: dict[str, str]) -> None:
+        _, workload, system = cell
+        self._tell(f"{workload}: {system}", 0)
+        if system in absent:
+            self.results.failures.setdefault(cell, absent[system])
+        if cell in self.results.failures:
+            self._tell(f"{workload}: {system} left out", 1)
+            return
+        try:
+            figures = work()
+        except Failed as error:
+            self.results.failures[cell] = str(error)
+            self._tell(f"{workload}: {system} {error}", 1)
+            return
+        self.results.note(cell, figures)
+        unit = self.results.units[workload]
+        self._tell(f"{workload}: {system} {amount_in(unit, figures):.4g} {unit}", 1)
+
+    def _write_back(self) -> None:
+        """What the server has still to write to disk is written before the next turn, not during it."""
+        try:
+            subprocess.run(["sync", "-f", os.fspath(self._work)], timeout=SYNC_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._tell("the disk is slow: its writes go on during the next turn", 0)
