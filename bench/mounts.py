@@ -20,6 +20,7 @@ from tests.servers import Server
 
 ROOT = Path(__file__).parents[1]
 MOUNT_SECONDS = 30
+STOP_SECONDS = 60
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -150,7 +151,7 @@ def served(
             time.sleep(0.01)
         yield Mounted(root, daemon.pid)
         daemon.send_signal(signal.SIGTERM)
-        if daemon.wait(60) != status:
+        if daemon.wait(STOP_SECONDS) != status:
             raise RuntimeError(f"{command[0]} ended with status {daemon.returncode}: {_tail(log)}")
     finally:
         if daemon.poll() is None:

@@ -87,7 +87,7 @@ TINY = Load(
     edited_bytes=8 * MIB,
     moved=8,
     removed=16,
-    hung_seconds=60.0,
+    hung_seconds=20.0,
 )
 LOADS = {load.name: load for load in (FULL, QUICK, TINY)}
 

@@ -107,7 +107,8 @@ def kinds(standing: Standing, workloads: Sequence[Workload]) -> Table:
         turns = standing.turns(workload.name, OURS)
         if turns:
             names = sorted({kind for figures in turns for kind in figures.requests})
-            said = [f"{kind} {shown(standing.requests(workload.name, OURS, kind))}" for kind in names]
+            counts = {kind: standing.requests(workload.name, OURS, kind) for kind in names}
+            said = [f"{kind} {shown(count)}" for kind, count in counts.items() if count]
             rows.append([workload.title, ", ".join(said) or "none"])
     return Table(f"Requests of s3mount by kind, the store {standing.place}", ["workload", "requests"], rows)
 
