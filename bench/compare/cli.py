@@ -121,6 +121,8 @@ def progress(steps: int) -> Iterator[Tell]:
 
 def run(plan: Plan, size: str, options: argparse.Namespace, arguments: Sequence[str]) -> bool:
     """The whole run and its report; whether no target was missed."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGHUP, _interrupted)
     load = LOADS[size]
     versions = {system.name: system.asked_version() for system in plan.systems}
     versions["server"] = System("server", "", f"{weed_binary()} version").asked_version()
@@ -161,8 +163,6 @@ def _interrupted(number: int, frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGHUP, _interrupted)
     try:
         plan, size = planned(options)
         if options.list:
