@@ -42,9 +42,14 @@ class Plan:
     def ours(self) -> System | None:
         return next((system for system in self.systems if system.name == OURS), None)
 
+    def taking_part(self, workload: Workload) -> list[System]:
+        """In a workload, boto3 included where it has one."""
+        found = [system for system in self.systems if system.takes_part_in(workload.name)]
+        return [*found, *([LIMIT_SYSTEM] if workload.limit else [])]
+
     def steps(self) -> int:
         """How many turns there are, for the progress bar."""
-        each = sum(len(self.systems) + (workload.limit is not None) for workload in self.workloads)
+        each = sum(len(self.taking_part(workload)) for workload in self.workloads)
         return (each + (len(self.own) if self.ours else 0)) * self.turns * len(self.places)
 
 
@@ -71,8 +76,11 @@ class Schedule:
         with Distance(self._bucket.server.endpoint_url, place, work / "proxies") as distance:
             environment = {**environment_of(self._bucket.server), "AWS_ENDPOINT_URL": distance.endpoint_url}
             theatre = Theatre(self._bucket, work, {**environment, "LC_ALL": "C.UTF-8"})
-            absent = {}
+            absent: dict[str, str] = {}
             for system in self._plan.systems:
+                needed = any(system.takes_part_in(workload.name) for workload in self._plan.workloads)
+                if not needed and system is not self._plan.ours:
+                    continue
                 self._tell(f"{system.name}: first mount", 0)
                 try:
                     theatre.meet(system)
@@ -87,8 +95,8 @@ class Schedule:
         shutil.rmtree(work, ignore_errors=True)
 
     def _workload(self, theatre: Theatre, place: Place, workload: Workload, turn: int, absent: dict[str, str]) -> None:
-        systems = [*self._plan.systems, *([LIMIT_SYSTEM] if workload.limit else [])]
-        shift = turn % len(systems)
+        systems = self._plan.taking_part(workload)
+        shift = turn % max(1, len(systems))
         order = systems[shift:] + systems[:shift]
         prepared = {}
         if workload.prepare is not None:

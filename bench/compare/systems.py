@@ -21,7 +21,14 @@ OURS = "s3mount"
 WORDS = ("bucket", "mountpoint", "endpoint", "region", "cache", "log", "python")
 LAUNCH = "{python} -c 'import sys; from s3mount.cli import main; sys.exit(main())'"
 """How s3mount is started with the Python that runs the bench, whatever is on PATH."""
-KEYS = ("command", "version", "install", "about", "ends-with")
+KINDS: dict[str, type] = {
+    "command": str,
+    "version": str,
+    "install": str,
+    "about": str,
+    "ends-with": int,
+    "workloads": list,
+}
 VERSION_SECONDS = 20.0
 
 
@@ -39,6 +46,11 @@ class System:
     install: str = ""
     about: str = ""
     ends_with: int = 0
+    workloads: tuple[str, ...] = ()
+    """Those it takes part in; empty: all."""
+
+    def takes_part_in(self, workload: str) -> bool:
+        return not self.workloads or workload in self.workloads
 
     @property
     def program(self) -> str:
@@ -84,9 +96,11 @@ def _system(name: str, table: object, where: str) -> System:
     if not isinstance(table, dict):
         raise ConfigurationError(f"{where} is not a table")
     for key, value in table.items():
-        if key not in KEYS:
-            raise ConfigurationError(f"{where} has an unknown key {key}: known are {', '.join(KEYS)}")
-        if not isinstance(value, int if key == "ends-with" else str):
+        if key not in KINDS:
+            raise ConfigurationError(f"{where} has an unknown key {key}: known are {', '.join(KINDS)}")
+        if not isinstance(value, KINDS[key]) or (
+            isinstance(value, list) and not all(isinstance(w, str) for w in value)
+        ):
             raise ConfigurationError(f"{where} has a {key} of the wrong kind")
     if not table.get("command"):
         raise ConfigurationError(f"{where} has no command")
@@ -97,6 +111,7 @@ def _system(name: str, table: object, where: str) -> System:
         table.get("install", ""),
         table.get("about", ""),
         table.get("ends-with", 0),
+        tuple(table.get("workloads", ())),
     )
     try:
         system.words(dict.fromkeys(WORDS, "x"))

@@ -9,7 +9,7 @@ from bench.compare.ours import DISK_SPEED
 from bench.compare.results import LIMIT, Results, Standing, quantile
 from bench.compare.systems import OURS
 
-PEERS = ("s3fs", "rclone")
+PEERS = ("s3fs", "rclone", "rclone-streams")
 PAGE_KEYS = 1000
 MEMORY_LIMIT_MIB = 512
 MEMORY_CONSTANT_MIB = 128

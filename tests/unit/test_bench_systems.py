@@ -1,5 +1,6 @@
 """The systems that bench/run compares come from files: what is in them is understood, or refused in words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_a_command_is_filled_in_word_by_word() -> None:
 
 def test_a_value_with_a_blank_stays_one_word() -> None:
     assert System("one", "one {bucket} {mountpoint}").words({**VALUES, "bucket": "a b"})[1] == "a b"
+
+
+def test_a_system_takes_part_in_the_workloads_it_names_or_in_all() -> None:
+    command = 'command = "sh {bucket} {mountpoint}"\n'
+    systems = read(f'[one]\n{command}workloads = ["ls", "du"]\n[two]\n{command}', "file")
+    assert [systems["one"].takes_part_in(name) for name in ("ls", "du", "small")] == [True, True, False]
+    plan, _ = cli.planned(cli.parser().parse_args(["--only", "ls,small", "--system", OURS, "--turns", "2"]))
+    plan = replace(plan, systems=list(systems.values()))
+    assert [[system.name for system in plan.taking_part(workload)] for workload in plan.workloads] == [
+        ["two", "boto3"],
+        ["one", "two"],
+    ]
+    assert plan.steps() == 8
 
 
 def test_our_own_command_names_no_interpreter_in_the_report() -> None:
@@ -53,6 +67,7 @@ def test_a_later_file_adds_systems_and_replaces_them(tmp_path: Path) -> None:
         ("[one]\ncommand = 'x {bucket} {mountpoint}'\ncolour = 'red'", "unknown key colour"),
         ("[one]\ncommand = 1", "command of the wrong kind"),
         ("[one]\ncommand = 'x {bucket} {mountpoint}'\nends-with = 'no'", "ends-with of the wrong kind"),
+        ("[one]\ncommand = 'x {bucket} {mountpoint}'\nworkloads = [1]", "workloads of the wrong kind"),
         ("[one]\ncommand = 'x {bucket} {mountpoint} {home}'", "unknown word: 'home'"),
         ("[one]\ncommand = 'x {bucket}'", "without {mountpoint}"),
         ("[one]\ncommand = 'x {mountpoint}'", "without {bucket}"),
