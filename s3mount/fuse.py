@@ -18,7 +18,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from s3mount.errors import NotPermitted, S3MountError
 from s3mount.store.base import Buffer
-from s3mount.vfs.attributes import Attributes, Caller, Changes
+from s3mount.vfs.attributes import Attributes, Caller, Changes, absent
 from s3mount.vfs.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,27 @@ def encoded(attributes: Attributes) -> EntryAttributes:
     entry.st_mtime_ns = attributes.mtime_ns
     entry.st_ctime_ns = attributes.ctime_ns
     return entry
+
+
+def teller(reply: Callable[[bytes, EntryAttributes, int], bool]) -> Callable[[bytes, Attributes, int], bool]:
+    """What tells the entries of a directory, by `reply`, which copies them: one record serves them all, and what
+    neighbours have in common is written into it once."""
+    entry, latest = EntryAttributes(), absent(0.0)
+
+    def tell(name: bytes, attributes: Attributes, next_id: int) -> bool:
+        nonlocal entry, latest
+        if attributes[1:5] != latest[1:5] or attributes[9:] != latest[9:] or latest.ino == 0:
+            entry = encoded(attributes)
+        else:
+            entry.st_ino = attributes[0]  # by number, which is quicker than by name
+            entry.st_size = size = attributes[5]
+            entry.st_blocks = (size + 511) // 512
+            if attributes[6:9] != latest[6:9]:
+                entry.st_mtime_ns, entry.st_ctime_ns, entry.st_atime_ns = attributes[6:9]
+        latest = attributes
+        return reply(name, entry, next_id)
+
+    return tell
 
 
 def caller(context: RequestContext) -> Caller:
@@ -249,10 +270,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        def emit(name: bytes, attributes: Attributes, next_id: int) -> bool:
-            return pyfuse3.readdir_reply(token, name, encoded(attributes), next_id)
-
-        await self._fs.readdir(fh, start_id, emit)
+        await self._fs.readdir(fh, start_id, teller(partial(pyfuse3.readdir_reply, token)))
 
     @answered
     async def releasedir(self, fh: int) -> None:

@@ -25,17 +25,21 @@ from s3mount.store.base import Buffer, Listed, Page, Upload
 
 def parse_time_ns(text: str) -> int:
     """`2024-01-31T12:00:00[.fraction]Z` as nanoseconds since the epoch."""
-    if len(text) < 20 or text[-1] != "Z" or text[10] != "T":
+    if len(text) < 20 or text[-1] != "Z":
         raise ValueError(f"not a time: {text!r}")
+    whole_ns = _minute_ns(text[:17]) + int(text[17:19]) * 1_000_000_000
     fraction = text[20:-1]
-    seconds = _day_seconds(text[:10]) + int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
-    whole_ns = seconds * 1_000_000_000
-    return whole_ns + int(fraction[:9].ljust(9, "0")) if fraction and fraction != "000" else whole_ns
+    if len(fraction) == 3:
+        return whole_ns + int(fraction) * 1_000_000
+    return whole_ns + int(fraction[:9].ljust(9, "0")) if fraction else whole_ns
 
 
 @functools.lru_cache(maxsize=1024)
-def _day_seconds(day: str) -> int:
-    return calendar.timegm((int(day[:4]), int(day[5:7]), int(day[8:]), 0, 0, 0))
+def _minute_ns(minute: str) -> int:
+    if minute[10] != "T":
+        raise ValueError(f"not a time: {minute!r}")
+    day = int(minute[:4]), int(minute[5:7]), int(minute[8:10]), int(minute[11:13]), int(minute[14:16]), 0
+    return calendar.timegm(day) * 1_000_000_000
 
 
 _LIST_FIELDS = frozenset({"NextContinuationToken", "IsTruncated", "EncodingType"})
@@ -209,7 +213,7 @@ class ListParser(_Reply):
         objects = self._objects
         if self._encoded:
             objects = [
-                replace(found, key=self._decoded(found.key))
+                found._replace(key=self._decoded(found.key))
                 if "%" in found.key or "+" in found.key or found.key[0] <= " "
                 else found
                 for found in objects

@@ -33,12 +33,13 @@ from s3mount.vfs.keys import check_key, decode
 from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.privileges import kept_mode, lessened, may_be_privileged, mode_after_write
-from s3mount.vfs.reading import Emit, Readings
+from s3mount.vfs.reading import Readings
 from s3mount.vfs.rebuild import Progress
 from s3mount.vfs.recall import Recall
 from s3mount.vfs.rename import rename
 from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.special_files import make_node, symlink
+from s3mount.vfs.telling import Emit
 from s3mount.vfs.tree import Tree
 from s3mount.vfs.xattrs import Xattrs
 

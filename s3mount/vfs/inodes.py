@@ -16,13 +16,16 @@ import trio
 from s3mount.data.file import File
 from s3mount.errors import NotADirectory, S3MountError, Stale
 from s3mount.store.base import Headers, Listed
-from s3mount.vfs.attributes import PLAIN, ROOT, Ino, Special, whole_seconds
+from s3mount.vfs.attributes import PLAIN, ROOT, SECOND_NS, Ino, Special, whole_seconds
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.listings import Listings
 
 NO_HEADERS = Headers()
 RESERVED_NUMBERS = 2
 """0 is no inode and 1 the root."""
+NUMBERS = 0xF39CC0605CEDC851
+"""A prime: what differs in less than eight bytes in a row has different remainders, and nothing else has equal ones for
+a reason. Who makes up names that do, gets the next number of a digest that he cannot aim at."""
 
 
 class State:
@@ -268,6 +271,14 @@ class Inodes:
         children[name] = inode
         return inode
 
+    def bind_plain(self, parent: Inode, name: str, listed: Listed) -> Inode:
+        """A new inode for this version, whose attributes are the defaults for good; the name led nowhere."""
+        key, _, etag, modified_ns = listed
+        inode = self._new(parent, name, key, f"{etag}{modified_ns - modified_ns % SECOND_NS}")
+        inode.known = listed
+        parent.dentries[name] = inode
+        return inode
+
     def bind_directory(self, parent: Inode, name: str, fresh_until: float = 0.0) -> Inode:
         """The directory's inode, which is the same as long as the kernel or somebody below needs it."""
         children = parent.dentries
@@ -347,11 +358,11 @@ class Inodes:
     def _new(self, parent: Inode, name: str, key: str, version: str) -> Inode:
         table = self._table
         text = f"{key}\0{version}".encode()
-        number = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+        number: Ino = int.from_bytes(text, "little") % NUMBERS  # type: ignore[assignment] # a tenth of a digest's time
         while number < RESERVED_NUMBERS or number in table:
             text += b"+"
-            number = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
-        inode = table[number] = Inode(Ino(number), parent, name)
+            number = Ino(int.from_bytes(blake2b(text, digest_size=8).digest(), "little"))
+        inode = table[number] = Inode(number, parent, name)
         return inode
 
 

@@ -211,10 +211,11 @@ def arrange(
         elif start < name + "/":
             entries[name] = DIRECTORY
     for name, listed in files.items():
-        if is_reserved(name):
+        if name.startswith(RESERVED):
             continue
-        if name + "/" > stop:
+        position = name + "/"
+        if position > stop:
             carry[name] = listed
-        elif start < name + "/":
+        elif start < position:
             entries[name] = listed
     return entries, carry

@@ -7,20 +7,20 @@ nothing of it, gives its lookup back at once (measured), and looks it up when so
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
 
 import trio
 
 from s3mount.errors import BadHandle
-from s3mount.vfs.attributes import Attributes, Fh
+from s3mount.vfs.ahead import Ahead
+from s3mount.vfs.attributes import Fh
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, END, slot
 from s3mount.vfs.pages import fetch_page
 from s3mount.vfs.spans import FIRST_STEP, Span, Step
+from s3mount.vfs.telling import Emit, tell
 from s3mount.vfs.tree import Tree
-from s3mount.vfs.walking import ask_walk
+from s3mount.vfs.walking import ask_walk, walk_ahead
 
-Emit = Callable[[bytes, Attributes, int], bool]
 DOTS = 2
 OFFSETS_MAX = 65_536
 
@@ -29,10 +29,11 @@ class Reading:
     """One open directory. `offsets[i]` is the name of the entry whose next_id is `first + i`, '' at the beginning; an
     id is given once."""
 
-    __slots__ = ("first", "inode", "offsets", "prefix", "started", "steps")
+    __slots__ = ("ahead", "first", "inode", "offsets", "prefix", "started", "steps")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
+        self.ahead = Ahead()
         self.started = trio.current_time()
         self.rewind()
 
@@ -58,8 +59,8 @@ class Reading:
     def next_id(self) -> int:
         return self.first + len(self.offsets)
 
-    def told(self, name: str) -> None:
-        self.offsets.append(name)
+    def told(self, names: list[str]) -> None:
+        self.offsets += names
         if len(self.offsets) > OFFSETS_MAX:
             # The kernel asks for offsets of the reply before; only telldir of a huge directory reaches further back.
             del self.offsets[: OFFSETS_MAX // 2]
@@ -118,7 +119,9 @@ class Readings:
         position = reading.position(start_id)
         while position != END and not reading.inode.contents.removed:
             span = await self._span(reading, position)
-            if not self._tell(reading, span, position, emit):
+            names, whole = tell(self._tree, reading.inode, span, position, emit, reading.next_id)
+            reading.told(names)
+            if not whole:
                 return
             position = max(position, span.stop)
 
@@ -127,10 +130,14 @@ class Readings:
         directory = reading.inode.contents
         now = trio.current_time()
         span = directory.page_after(position, reading.started, now)
+        if span is None and await reading.ahead.wait(position):
+            span = directory.page_after(position, reading.started, trio.current_time())
         if span is None and await ask_walk(self._tree, reading.inode, position):
             span = directory.page_after(position, reading.started, trio.current_time())
         elif span is not None:
             span.serve(now, directory.listings.ttl_seconds)
+            if position == BEGIN:
+                walk_ahead(self._tree, directory, span)
         if span is None:
             if reading.prefix != directory.prefix:
                 reading.restart_pages()
@@ -138,6 +145,8 @@ class Readings:
             span = await fetch_page(self._tree, directory, step)
         directory.reading[id(reading)] = span
         reading.passed(span)
+        if (position > span.start or span.start != BEGIN) and reading.prefix == directory.prefix:
+            reading.ahead.send(self._tree, reading.inode, span, readers=len(self._readings))
         return span
 
     def _tell_dots(self, reading: Reading, start_id: int, emit: Emit) -> bool:
@@ -145,30 +154,6 @@ class Readings:
         if start_id == 0 and not emit(b".", self._tree.shown(inode), 1):
             return False
         return emit(b"..", self._tree.shown(inode.parent or inode), 2)
-
-    def _tell(self, reading: Reading, span: Span, position: str, emit: Emit) -> bool:
-        """Tell the span's entries after `position`; False when `emit` refused one. No checkpoint: nothing changes
-        meanwhile."""
-        tree = self._tree
-        parent = reading.inode
-        dentries, entries = parent.dentries, span.entries
-        now = trio.current_time()
-        entry_seconds = tree.entry_seconds(parent.contents.until(span), now)
-        for name in span.after(position):
-            child = dentries.get(name)
-            if child is None or not child.held:
-                child = tree.adopt(parent, name, entries[name])
-                if child is None:
-                    continue
-            child.lookups += 1
-            exact = tree.is_exact(child, now)
-            shown = tree.show(child, entry_seconds) if exact else tree.show_name(child)
-            if not emit(name.encode(), shown, reading.next_id):
-                child.lookups -= 1
-                tree.inodes.release(child)
-                return False
-            reading.told(name)
-        return True
 
 
 def _start(step: Step) -> str:

@@ -6,14 +6,15 @@ are not in the bucket yet.
 
 import stat
 from functools import partial
+from math import inf
 
 from s3mount.config import Config
 from s3mount.store.base import Listed
-from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, Attributes, Special, whole_seconds
+from s3mount.vfs.attributes import DIRECTORY_LINKS, PLAIN, SECOND_NS, Attributes, Ino, Special, whole_seconds
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.metadata import normalized
-from s3mount.vfs.told import said_file
+from s3mount.vfs.told import plain_until_ns, said_file
 
 ATTR_SECONDS = 3600.0
 """A file's inode is one version: what the kernel knows of it stays true until we or the kernel itself change it."""
@@ -70,6 +71,22 @@ class Showing:
             entry_seconds,
             attr_seconds,
         )
+
+    def show_plain(self, ino: Ino, listed: Listed, entry_seconds: float) -> Attributes:
+        """The same of a file of which only the bucket knows something, and that nothing special."""
+        _, size, _, time_ns = listed
+        time_ns -= time_ns % SECOND_NS
+        return Attributes(
+            ino, self._file_mode, 1, self._config.uid, self._config.gid, size, time_ns, time_ns, time_ns, 0,
+            entry_seconds, ATTR_SECONDS,
+        )  # fmt: skip
+
+    def plain_until_ns(self, directory: Directory) -> float:
+        """Up to which Last-Modified the directory's files are known to have the default attributes, for good."""
+        attributes = self._config.attributes
+        if attributes == "never":
+            return inf
+        return plain_until_ns(directory) if attributes == "auto" else -inf
 
     def show_name(self, inode: Inode) -> Attributes:
         """Name and type only, of an inode whose attributes nobody has asked for; the kernel adopts nothing of it."""

@@ -152,7 +152,12 @@ def said_file(directory: Directory, listed: Listed, *, by_flag: bool) -> bool:
 
 def said_plain(directory: Directory, listed: Listed) -> bool:
     """Whether the entry's attributes are the defaults, because the directory had no flag when it was there already."""
-    return directory.flag is False and listed.last_modified_ns <= directory.flag_date_ns - SETTLED_NS
+    return listed.last_modified_ns <= plain_until_ns(directory)
+
+
+def plain_until_ns(directory: Directory) -> float:
+    """The Last-Modified of the newest entries of which that is known."""
+    return directory.flag_date_ns - SETTLED_NS if directory.flag is False else -inf
 
 
 def _can_be(kind: int, info: ObjectInfo) -> bool:

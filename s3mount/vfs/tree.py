@@ -99,6 +99,7 @@ class Tree:
         self.hidden_count = 0
         showing = Showing(config, started_ns=wall_ns())
         self.show, self.shown, self.show_name = showing.show, showing.shown, showing.show_name
+        self.show_plain, self.plain_until_ns = showing.show_plain, showing.plain_until_ns
         self.entry_seconds = showing.entry_seconds
         self.is_file, self.lists_file, self._look_alike = showing.is_file, showing.lists_file, showing.look_alike
         self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}

@@ -1,9 +1,10 @@
 """Subtree listing: one LIST without a delimiter tells a walk of all the directories that it will come by next.
 
-Asked only when a walker needs a directory that is not known, and never further than the page that tells of it; so a
-directory that is never entered costs nothing, and when the walk stops nothing is asked. A page that is cut in the
-directory needed is followed by a few more, then by the directory's own listing. What a reply tells of directories in
-which something was changed here meanwhile is not taken over, nor what may belong to directories that were moved.
+Asked when a walker needs a directory that is not known, and then once it has read a part of what the latest page told:
+the next page comes while the daemon tells of this one. So a directory that is never entered costs nothing, and a walk
+that stops one page at most. A page that is cut in the directory needed is followed by a few more, then by the
+directory's own listing. What a reply tells of directories in which something was changed here meanwhile is not taken
+over, nor what may belong to directories that were moved.
 """
 
 import logging
@@ -38,6 +39,22 @@ async def look_ahead(tree: Tree, inode: Inode) -> bool:
     """The same for a directory in which a name is looked up, when others before it were looked into in their order."""
     walk = tree.walks.looked_into(inode.contents.prefix, trio.current_time())
     return walk is not None and await _ask(tree, walk, inode, BEGIN)
+
+
+def walk_ahead(tree: Tree, directory: Directory, span: Span) -> None:
+    """A walk was told of a directory: ask for its next page once a part of its latest one was used."""
+    walk = tree.walks.of(span)
+    if walk is not None and walk.is_used(directory.prefix) and not walk.lock.locked():
+        tree.background(_ask_ahead, tree, walk, walk.token)
+
+
+async def _ask_ahead(tree: Tree, walk: Walk, token: str) -> None:
+    walk.earn()
+    if walk.credit < 1 or walk.token != token or walk.lock.locked() or tree.moving:
+        return
+    walk.credit -= 1
+    async with walk.lock:
+        await _next_page(tree, walk)
 
 
 async def _ask(tree: Tree, walk: Walk, inode: Inode, position: str) -> bool:
@@ -99,6 +116,7 @@ def _take(tree: Tree, walk: Walk, page: Page, fetched: float, meanwhile: Meanwhi
     walk.token = page.token
     walk.cuts = {}
     walk.whole = {directory.prefix for directory in told if directory.cut is None}
+    walk.used = 0
     for directory in told:
         if meanwhile.touches(directory.prefix) or _ghosts(tree, directory):
             continue

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import trio
 
-from s3mount.vfs.spans import Lease
+from s3mount.vfs.spans import Lease, Span
 from s3mount.vfs.subtree import Cut
 
 DIRECTORIES_READ = 3
@@ -21,6 +21,8 @@ LEVELS_MAX = 32
 CREDIT = 4.0
 CREDIT_MAX = 16.0
 CREDIT_OF_A_MISS = 0.25
+USED_PART = 8
+"""Once an eighth of a page was read, the next one is asked for."""
 
 
 class Trail:
@@ -45,7 +47,8 @@ class Trail:
 
 class Walk:
     """A listing without a delimiter below `prefix`: it goes on with `token`, or begins before the first entry of the
-    directory `began`. `cuts` are the directories its last page ended in, `whole` those it told to their end."""
+    directory `began`. `cuts` are the directories its last page ended in, `whole` those it told to their end, of which
+    `used` were read since."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -60,6 +63,19 @@ class Walk:
         self.token: str | None = None
         self.cuts: dict[str, Cut] = {}
         self.whole: set[str] = set()
+        self.used = 0
+
+    def earn(self, served: float = 0.0) -> None:
+        """Be credited with the directories that were read without a request, and so much besides."""
+        self.credit = min(self.credit + self.lease.served + served, CREDIT_MAX)
+        self.lease.served = 0
+
+    def is_used(self, prefix: str) -> bool:
+        """This directory was read: whether that is enough of those that the latest page told of to ask for the next."""
+        if prefix not in self.whole:
+            return False
+        self.used += 1
+        return self.used == 1 + len(self.whole) // USED_PART and self.token is not None
 
 
 class Walks:
@@ -79,6 +95,12 @@ class Walks:
     def under_way(self) -> int:
         """How many go on, or have not been over for long."""
         return len(self._walks)
+
+    def of(self, span: Span) -> Walk | None:
+        """The walk that fetched it, if that goes on."""
+        if span.lease is None:
+            return None
+        return next((walk for walk in self._walks if walk.lease is span.lease), None)
 
     def read(self, prefix: str, now: float) -> Walk | None:
         """The directory must be listed from its beginning, or on: the walk that may tell of it."""
@@ -113,8 +135,7 @@ class Walks:
             walk = self._begin(above[-1], now)
         if walk is not None:
             walk.lease.use(now, self._ttl_seconds)
-            walk.credit = min(walk.credit + walk.lease.served + CREDIT_OF_A_MISS, CREDIT_MAX)
-            walk.lease.served = 0
+            walk.earn(CREDIT_OF_A_MISS)
         return walk
 
     def _begin(self, prefix: str, now: float) -> Walk:
