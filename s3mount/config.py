@@ -66,6 +66,11 @@ class Config:
     metadata_ttl_seconds: float = 5.0
     negative_ttl_seconds: float = 1.0
     walk_ttl_seconds: float = 60.0
+    neighbour_ttl_seconds: float = 1.0
+    """How long before its open a small file may have been fetched, when files are opened in the order of their names;
+    0: none is. At most `metadata_ttl_seconds`."""
+    neighbour_max_bytes: int = 512 * KIB
+    """Larger files are not fetched before they are opened."""
     retry_memory_seconds: float = 2.0
     """How long a version that an open found answers the kernel's repetition of that open."""
     read_only: bool = False
@@ -174,8 +179,8 @@ class Config:
             raise UsageError("--memory-limit must be at least 64MiB")
         if self.staging_limit_bytes is not None and self.staging_limit_bytes < 4 * self.part_size_bytes:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
-        if self.metadata_ttl_seconds < 0 or self.negative_ttl_seconds < 0:
-            raise UsageError("--metadata-ttl and --negative-ttl cannot be negative")
+        if min(self.metadata_ttl_seconds, self.negative_ttl_seconds, self.neighbour_ttl_seconds) < 0:
+            raise UsageError("--metadata-ttl, --negative-ttl and --neighbour-ttl cannot be negative")
         if self.xattr and self.attributes == "never":
             raise UsageError("--xattr stores attributes and --attributes never stores none: choose one")
         if not self.part_size_bytes <= self.file_size_max_bytes <= S3_OBJECT_MAX_BYTES:

@@ -155,6 +155,7 @@ NAMES_ROWS = (
     Row("user.* attributes, slow small writes [{}]", (Option("xattr", FLAG, "xattr"),)),
     Row("many deletes are sent together [{}]", (Option("unlink", one_of("batch", "sync"), "unlink"),)),
     Row("objects in a renamed directory [{}]", (Option("rename-limit", COUNT, "rename_objects_max"),)),
+    Row("how early a file is fetched ahead [{}]", (Option("neighbour-ttl", TIME, "neighbour_ttl_seconds"),)),
     Row("a CDN's, for `s3mount url` [{}]", (Option("public-url", URL, "public_url", "none"),)),
 )
 

@@ -91,6 +91,11 @@ class BlockCache:
             "asked_again": self._flights.asked_again,
         }
 
+    @property
+    def spare_bytes(self) -> int:
+        """How much may be fetched now that nobody waits for."""
+        return 0 if self._demands else self._limit_bytes // 2 - self._in_flight_bytes
+
     # looking
 
     def peek(self, version: Version, start: int, stop: int) -> memoryview | None:

@@ -142,7 +142,7 @@ class File:
             return
         base = await self._known_base()
         if base is not None:
-            self._layers.note_version(base, await self._storage.blocks.validate(base))
+            self._layers.note_version(base, await self._storage.foreseen.validate(base))
 
     async def validate_for_writing(self) -> None:
         """HEAD, for an open; what the object carries is kept for the next upload. Raises Changed, AccessDenied."""

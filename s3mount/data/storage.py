@@ -18,6 +18,7 @@ from s3mount.data.buffers import Buffers
 from s3mount.data.chunks import CHUNK_BYTES
 from s3mount.data.content import Loader
 from s3mount.data.disktier import DiskTier
+from s3mount.data.foreseen import Foreseen
 from s3mount.data.grid import Grid
 from s3mount.data.journal import Journal
 from s3mount.data.learning import Learning
@@ -108,6 +109,14 @@ class Storage:
             disk=disk,
         )
         self._disk = disk
+        self.foreseen = Foreseen(
+            self.blocks,
+            nursery,
+            lifetime_seconds=min(config.neighbour_ttl_seconds, config.metadata_ttl_seconds),
+            # The rest is for readers who wait.
+            requests_max=max(1, config.read_requests_max * 3 // 4),
+            bytes_max=self.blocks_share_bytes // 8,
+        )
         self.loader = Loader(self.staging, self.blocks, self.buffers, limit_bytes=memory // 8)
         self.learning = Learning(config, nursery, self.budget, find_out)
         self.put_max_bytes = max(config.part_size_bytes, min(PUT_PARTS * config.part_size_bytes, PUT_MAX_BYTES))
@@ -141,6 +150,7 @@ class Storage:
             "cache_on_disk": "off" if self._disk is None else self._disk.figures,
             "parts_sent_ahead": self._parts_ahead,
             "read_ahead": {**self.windows.figures, **self.blocks.figures},
+            "files_ahead": self.foreseen.figures,
         }
 
     @property

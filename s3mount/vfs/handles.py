@@ -31,6 +31,7 @@ from s3mount.vfs.carrying import carry, ready, stored, written
 from s3mount.vfs.closing import Closing, named, unstored
 from s3mount.vfs.inodes import Inode, State
 from s3mount.vfs.keys import escaped
+from s3mount.vfs.neighbours import Neighbours
 from s3mount.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Handles:
         self._handles: dict[int, Handle] = {}
         self._serial = 0
         self._closing = Closing(tree)
+        self._neighbours = Neighbours(tree)
 
     def number(self) -> Fh:
         """The next handle number, also for directories."""
@@ -98,6 +100,7 @@ class Handles:
                 if writable:
                     await file.validate_for_writing()
                 else:
+                    self._neighbours.opened(inode)
                     await file.validate_for_reading()
         except Changed as changed:
             # A writer may have come meanwhile: its path keeps the inode.

@@ -112,6 +112,7 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
     way. Raises NoEntry for what cannot be a path, NotADirectory below a file.
     """
     parent, inode, name = None, tree.inodes.root, ""
+    tree.storage.foreseen.drop_all()
     names = list(_names(path))
     _forget_unasked(tree, names)
     for name in names:
