@@ -205,6 +205,8 @@ class ListParser(_Reply):
     def page(self, date_ns: int) -> Page:
         """The whole reply; raises BadReply if it ended early or contradicts itself."""
         self._finish()
+        # What is made among the names of a listing and stays would keep all memory around it from going with them.
+        _minute_ns.cache_clear()
         self._encoded = self._fields.get("EncodingType") == "url"
         truncated = self._fields.get("IsTruncated") == "true"
         token = self._fields.get("NextContinuationToken")
