@@ -151,9 +151,13 @@ class BlockCache:
             pass
         finally:
             run.memory.unpin()
-        joined = memoryview(bytearray(stop - start))
-        await self.read_into(version, start, joined)
-        return joined
+        memory = self._buffers.take(stop - start)
+        try:
+            joined = memory.view[: stop - start]
+            await self.read_into(version, start, joined)
+            return joined
+        finally:
+            memory.unpin()
 
     def fetch_ahead(self, version: Version, start: int, stop: int) -> bool:
         """Begin to fetch what is missing of `[start, stop)`; False when there was no memory for all of it."""
