@@ -13,7 +13,7 @@ from pathlib import Path
 
 from s3mount.cli import main
 
-LINES = 100
+LINES = 40
 
 
 def serve(text: Path, arguments: list[str]) -> int:
