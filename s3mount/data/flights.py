@@ -112,7 +112,8 @@ class Flights:
         if run.size >= BULK_BYTES:
             self._bulk -= 1
             self._bulk_bytes += run.filled
-            self._lanes.took(run.size, now - flight.began)
+            if run.filled == run.size:
+                self._lanes.took(run.size, now - flight.began, run.began - flight.began)
             here = sum([other.run.filled for other in self._flights if other.run.size >= BULK_BYTES])
             self._lanes.ended(self._bulk_bytes + here, self._bulk, now)
 

@@ -22,6 +22,8 @@ GET_MANY_BYTES = 4 * MIB
 """The same while it is being found out how many pay, and where many do: there it is the wait that costs, and memory."""
 GET_SECONDS = 0.3
 """What one may take: the longer it does, the later it is known what pays."""
+GET_WAITS = 8
+"""And how many times what it waits for its first byte: a connection idles for as long before each."""
 WEIGHT = 1 / 4
 HOLD_SECONDS = 5.0
 HOLD_MAX_SECONDS = 80.0
@@ -33,7 +35,7 @@ class Lanes:
     def __init__(self) -> None:
         # The mutable state: the step now; the one to go back to if a trial does not pay, and the rate there; what is
         # measured since when, after how many GETs; until when the count is held, and how long next time; where the
-        # next trial goes; what one GET brings in a second.
+        # next trial goes; what one GET brings in a second, and waits for.
         self._step = 0
         self._before: int | None = None
         self._rate_before = 0.0
@@ -43,6 +45,7 @@ class Lanes:
         self._hold_seconds = HOLD_SECONDS
         self._down_next = False
         self._lane_rate = GET_MANY_BYTES / GET_SECONDS
+        self._wait_seconds = 0.0
 
     def __repr__(self) -> str:
         return f"<Lanes {self.count}, held until {self._held_until:.1f}>"
@@ -56,11 +59,13 @@ class Lanes:
         """The size of GETs that take neither too long nor more work than they must; a power of two."""
         few = self._held_until and self._step < len(COUNTS) // 2
         most = GET_MOST_BYTES if few else GET_MANY_BYTES
-        size = min(max(self._lane_rate * GET_SECONDS, GET_LEAST_BYTES), most)
+        wanted = self._lane_rate * max(GET_SECONDS, GET_WAITS * self._wait_seconds)
+        size = min(max(wanted, GET_LEAST_BYTES), most)
         return 1 << (int(size).bit_length() - 1)
 
-    def took(self, size: int, seconds: float) -> None:
-        """One GET has brought `size` bytes in so long."""
+    def took(self, size: int, seconds: float, wait_seconds: float) -> None:
+        """One GET has brought `size` bytes in so long; so long it waited for the first."""
+        self._wait_seconds += WEIGHT * (wait_seconds - self._wait_seconds)
         self._lane_rate += WEIGHT * (size / max(seconds, 0.001) - self._lane_rate)
 
     def ended(self, total_bytes: int, in_flight: int, now: float) -> None:

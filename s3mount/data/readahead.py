@@ -42,12 +42,14 @@ class Readahead:
             if stream is not None:
                 strides.went_on(start, stop)
                 return self._follow(stream, stop, size, now)
+        # What looks like the first step may be where a stream begins.
+        begin = strides.start if strides.stop == start else start
         if strides.jumped(start, stop):
+            if not strides.window:
+                self._keep(Stream(start, stop))
             return self._step(size, now)
         self._windows.leave(strides)
-        self._candidates.append(Stream(start, stop))
-        if len(self._candidates) > CANDIDATES_MAX:
-            self._candidates.pop(0)
+        self._keep(Stream(begin, stop))
         return []
 
     def refused(self, position: int) -> None:
@@ -70,7 +72,16 @@ class Readahead:
                 return stream
         return None
 
+    def _keep(self, place: Stream) -> None:
+        self._candidates.append(place)
+        if len(self._candidates) > CANDIDATES_MAX:
+            self._candidates.pop(0)
+
     def _follow(self, stream: Stream, stop: int, size: int, now: float) -> list[Range]:
+        # Where another reader has begun the bytes have been here: fetched again only for one that goes on there.
+        for other in self._streams:
+            if stop <= other.start < size:
+                size = other.start
         wanted = stream.wanted_bytes(stop, size)
         if not wanted:
             return []

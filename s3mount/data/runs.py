@@ -10,17 +10,18 @@ from s3mount.errors import S3MountError, Unavailable, again
 class Run:
     """Blocks side by side: `[start, stop)` of a version. The first `filled` bytes are there."""
 
-    __slots__ = ("error", "filled", "memory", "start", "stop", "unread", "version", "waiters")
+    __slots__ = ("began", "error", "filled", "memory", "start", "stop", "unread", "version", "waiters")
 
     def __init__(self, version: Version, start: int, stop: int, memory: Pinned) -> None:
         # The mutable state: how many bytes are there, who waits for how many, and the error that ended the fetch; how
-        # many bytes were fetched before anybody asked for them, and have not been asked for since.
+        # many bytes were fetched before anybody asked for them, and have not been asked for since; when the first came.
         self.version = version
         self.start = start
         self.stop = stop
         self.memory = memory
         self.filled = 0
         self.unread = 0
+        self.began = 0.0
         self.error: S3MountError | None = None
         self.waiters: list[tuple[int, trio.Event]] = []
 
@@ -35,6 +36,8 @@ class Run:
         """The first `count` bytes are in place."""
         if count <= self.filled:
             return
+        if not self.filled:
+            self.began = trio.current_time()
         self.filled = count
         if self.waiters:
             for _, event in (ready := [waiter for waiter in self.waiters if waiter[0] <= count]):

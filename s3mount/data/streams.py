@@ -84,12 +84,12 @@ class Stream:
 class Strides:
     """What the jumps of a file's readers have in common."""
 
-    __slots__ = ("_count", "_length", "_start", "_step", "_stop", "ahead_steps", "window")
+    __slots__ = ("_count", "_length", "_step", "ahead_steps", "start", "stop", "window")
 
     def __init__(self) -> None:
         # The mutable state: the piece read since the last jump, the length of the one before, the step between them
         # and how often it was the same; how many steps ahead of the piece are fetched, and the window.
-        self._start = self._stop = self._length = self._step = self._count = 0
+        self.start = self.stop = self._length = self._step = self._count = 0
         self.ahead_steps = 0
         self.window = 0
 
@@ -100,23 +100,23 @@ class Strides:
         """Whether a read is the next step, or a part of the piece it has come to."""
         if self._count < STRIDES_MIN:
             return False
-        following = self._start + self._step
-        return following <= start < stop <= following + self._length or self._start <= start < stop <= self._stop
+        following = self.start + self._step
+        return following <= start < stop <= following + self._length or self.start <= start < stop <= self.stop
 
     def went_on(self, start: int, stop: int) -> None:
         """A read that followed another one: the piece may be longer than one read."""
-        if self._start <= start <= self._stop < stop:
-            self._stop = stop
+        if self.start <= start <= self.stop < stop:
+            self.stop = stop
 
     def jumped(self, start: int, stop: int) -> bool:
         """A read that follows none; whether it is a step, or within the piece of one."""
         stepping = self._count >= STRIDES_MIN
-        if stepping and self._start <= start and stop <= self._stop:
+        if stepping and self.start <= start and stop <= self.stop:
             return True
-        following = self._start + self._step
+        following = self.start + self._step
         if stepping and following <= start < stop <= following + self._length:
             start = following  # its first read may come behind this one
-        length, step = self._stop - self._start, start - self._start
+        length, step = self.stop - self.start, start - self.start
         if step and step == self._step and stop - start <= length and (length == self._length or not stepping):
             self._count += 1
             self.ahead_steps = max(0, self.ahead_steps - 1)
@@ -125,7 +125,7 @@ class Strides:
         else:
             self._count, self.ahead_steps, self.window = 1, 0, 0
         self._step, self._length = step, length
-        self._start, self._stop = start, stop
+        self.start, self.stop = start, stop
         return self._count >= STRIDES_MIN
 
     def wanted_bytes(self) -> int:
@@ -140,7 +140,7 @@ class Strides:
         steps = self._steps(self.window)
         pieces = []
         for number in range(self.ahead_steps + 1, steps + 1):
-            start = self._start + number * self._step
+            start = self.start + number * self._step
             piece = max(start, 0), min(start + self._length, size)
             if piece[0] < piece[1]:
                 pieces.append(piece)

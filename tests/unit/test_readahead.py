@@ -95,6 +95,15 @@ def test_four_readers_of_one_file_have_a_window_each() -> None:
     assert len(numbers) == len(set(numbers))
 
 
+def test_a_reader_is_not_fetched_for_beyond_where_another_has_begun() -> None:
+    readahead, size = Readahead(mount()), 400 * MIB
+    fetched(readahead, in_order(100 * MIB, 110 * MIB, MIB), size)
+    gets = fetched(readahead, in_order(80 * MIB, 99 * MIB, MIB), size)
+    assert max(stop for _, stop in gets) == 100 * MIB
+    gets = fetched(readahead, in_order(99 * MIB, 104 * MIB, MIB), size)
+    assert max(stop for _, stop in gets) > 110 * MIB, "unless it goes on there"
+
+
 def test_the_least_recently_used_of_too_many_readers_loses_its_window() -> None:
     windows, size = mount(), 10_000 * MIB
     readahead = Readahead(windows)
