@@ -22,8 +22,8 @@ GET_MANY_BYTES = 4 * MIB
 """The same while it is being found out how many pay, and where many do: there it is the wait that costs, and memory."""
 GET_SECONDS = 0.3
 """What one may take: the longer it does, the later it is known what pays."""
-GET_WAITS = 8
-"""And how many times what it waits for its first byte: a connection idles for as long before each."""
+GET_WAITS = 4
+"""And how many times what it waits for its first byte, for which its connection idles; once it is known what pays."""
 WEIGHT = 1 / 4
 HOLD_SECONDS = 5.0
 HOLD_MAX_SECONDS = 80.0
@@ -57,9 +57,12 @@ class Lanes:
     @property
     def get_bytes(self) -> int:
         """The size of GETs that take neither too long nor more work than they must; a power of two."""
-        few = self._held_until and self._step < len(COUNTS) // 2
-        most = GET_MOST_BYTES if few else GET_MANY_BYTES
-        wanted = self._lane_rate * max(GET_SECONDS, GET_WAITS * self._wait_seconds)
+        if not self._held_until:
+            seconds, most = GET_SECONDS, GET_MANY_BYTES
+        else:
+            seconds = max(GET_SECONDS, GET_WAITS * self._wait_seconds)
+            most = GET_MOST_BYTES if self._step < len(COUNTS) // 2 else GET_MANY_BYTES
+        wanted = self._lane_rate * seconds
         size = min(max(wanted, GET_LEAST_BYTES), most)
         return 1 << (int(size).bit_length() - 1)
 
