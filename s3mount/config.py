@@ -99,7 +99,7 @@ class Config:
     staging_limit_bytes: int | None = None
     """None: a tenth of the free disk at start, at least 1 GiB and at most half of what is free."""
     cache_size_max_bytes: int = 0
-    """Of blocks kept on disk; 0: none. They cost a first reading 0.2 CPU-s/GiB and 0.3 ms a small file (measured), all
+    """Of blocks kept on disk; 0: none. They cost a first reading 0.3 CPU-s/GiB and 0.3 ms a small file (measured), all
     that is read is written to a disk, and it stays there when the mount is gone: who wants that says so."""
     segment_bytes: int = 64 * MIB
     block_bytes: int = 128 * KIB

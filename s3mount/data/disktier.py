@@ -285,6 +285,7 @@ class DiskTier:
             self._no_writes_until = trio.current_time() + REST_SECONDS
             self._dropped += sum(len(waiting.offers) for waiting in self._line.values())
             self._line.clear()
+            self._ready_bytes = 0
         return not (begun and scope.cancelled_caught)
 
     def _jobs(self, version: Version, offers: list[Offer]) -> Iterator[Job]:

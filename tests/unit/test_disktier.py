@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from s3mount.config import GIB, KIB, MIB
+from s3mount.control.texts import status_text
 from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
 from s3mount.data.disktier import GATHER_SECONDS, LINGER_SECONDS, READ_SECONDS, REST_SECONDS, DiskTier, RunInThread
@@ -335,4 +336,7 @@ async def test_the_limit_is_kept_whatever_is_read(tmp_path: Path) -> None:
             await trio.sleep(SETTLED)
             assert sum(path.stat().st_size for path in (tmp_path / "blocks").glob("??/*")) <= 3 * MIB
         assert tier.figures["not_written"] == 0
+        words = status_text({"storage": {"cache_on_disk": tier.figures}})
+        assert "cache on disk" in words
+        assert "max bytes 3145728 (3.0 MiB), hits 0, misses " in words
     assert os.listdir(tmp_path) == ["blocks"]
