@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def tune(mountpoint: Path, *, readahead_bytes: int, background_max: int) -> None
         Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb"): readahead_bytes // 1024,
         FUSECTL / minor / "max_background": background_max,
     }
+    set_limits(wanted)
+
+
+def set_limits(wanted: Mapping[Path, int]) -> None:
+    """Write each value to its file; one line says which were refused, and what would help."""
     refused = []
     for path, value in wanted.items():
         try:

@@ -53,7 +53,25 @@ def tell_xattrs() -> None:
             setattr(owner, name, telling(name, vars(owner)[name]))
 
 
-PLANTS: dict[str, Callable[[], None]] = {"handler-bugs": handler_bugs, "tell-xattrs": tell_xattrs}
+def tell_reads() -> None:
+    """Each READ leaves its offset and size in a file beside STACKS."""
+    from s3mount.fuse import Operations
+
+    calls = Path(sys.argv[1]).with_name("reads").open("w", buffering=1)
+    read = Operations.read
+
+    async def planted(self: Any, fh: int, off: int, size: int) -> Any:
+        print(off, size, file=calls)
+        return await read(self, fh, off, size)
+
+    Operations.read = planted  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "handler-bugs": handler_bugs,
+    "tell-xattrs": tell_xattrs,
+    "tell-reads": tell_reads,
+}
 
 
 def write_tasks(path: Path) -> None:
