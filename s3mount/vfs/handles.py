@@ -96,7 +96,7 @@ class Handles:
                 file = state.file = self._make_file(inode, state)
             if flags & os.O_TRUNC:
                 await self._truncate(inode, state, file)
-            elif not state.held and not _just_fetched(state, writable=writable):
+            elif not state.held and not self._just_fetched(inode, state, writable=writable):
                 if writable:
                     await file.validate_for_writing()
                 else:
@@ -306,7 +306,7 @@ class Handles:
 
     async def _truncate(self, inode: Inode, state: State, file: File) -> None:
         """O_TRUNC: whatever version is there is replaced, but its headers survive."""
-        if not state.held and not _just_fetched(state, writable=True):
+        if not state.held and not self._just_fetched(inode, state, writable=True):
             await file.validate_for_replacing(self._tree.headers_of_new(inode.name))
             if file.parted:
                 return  # the open is refused
@@ -361,8 +361,10 @@ class Handles:
             self._tree.distrust(inode.parent, inode.name)
             self._tree.inodes.detach(inode)
 
-
-def _just_fetched(state: State, *, writable: bool) -> bool:
-    """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other open."""
-    until, state.validated_until = state.validated_until, 0.0
-    return trio.current_time() < until and not (writable and state.lacks_tags)
+    def _just_fetched(self, inode: Inode, state: State, *, writable: bool) -> bool:
+        """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other
+        open."""
+        until, state.validated_until = state.validated_until, 0.0
+        if until:
+            self._tree.repeated(inode)
+        return trio.current_time() < until and not (writable and state.lacks_tags)

@@ -214,6 +214,7 @@ class Tree:
     def note(self, parent: Inode, name: str, entry: Entry | None) -> None:
         """An own change of a name: into the listings, and so that no answer under way undoes it."""
         directory = self._changed(parent)
+        self._remembered.pop((parent.ino, name), None)
         if entry is LOCAL:
             directory.local.add(name)
         else:
@@ -226,6 +227,7 @@ class Tree:
 
     def distrust(self, parent: Inode, name: str) -> None:
         """The name has become another client's object, of which nothing is known: the next to need it asks."""
+        self._remembered.pop((parent.ino, name), None)
         self._changed(parent).distrust(name)
 
     def _changed(self, parent: Inode) -> Directory:
@@ -268,11 +270,12 @@ class Tree:
         return Stale(f"{inode.path}: the object is another version now")
 
     def recall(self, parent: Inode, name: str, now: float) -> Inode | None:
-        """The inode of a version that was remembered for this lookup."""
+        """The inode of a version that was remembered for this lookup. It stays remembered until its open comes: Linux
+        may look up twice, and forget the inode between."""
         if not self._remembered:
             return None
-        info, until = self._remembered.pop((parent.ino, name), (None, 0.0))
-        if info is None or until <= now:
+        info, until = self._remembered.get((parent.ino, name), (None, 0.0))
+        if info is None or until <= now or not info.key.startswith(parent.contents.prefix):
             return None
         listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
         inode = self.inodes.bind_file(parent, name, listed, until)
@@ -281,6 +284,11 @@ class Tree:
         inode.own.headers = info.headers
         inode.own.lacks_tags = bool(info.tag_count) and not info.headers.tags
         return inode
+
+    def repeated(self, inode: Inode) -> None:
+        """The open came again: what was remembered for it serves no other."""
+        if inode.parent is not None:
+            self._remembered.pop((inode.parent.ino, inode.name), None)
 
     def _purge(self, now: float) -> None:
         while self._remembered:

@@ -47,7 +47,7 @@ def test_a_small_file_is_read_by_one_get(mounts: Mounts, proxy: FaultProxy, plac
 
 
 def test_a_cold_path_costs_two_requests_a_directory(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
-    """`cat a/b/c/file` cold is a HEAD and a LIST per component and 1 GET; again within the lifetime 1 GET or less."""
+    """C3: `cat a/b/c/file` cold is a HEAD and a LIST per component and 1 GET; again within the lifetime 1 GET."""
     place.put("a/b/c/file", b"deep")
     proxied = mounts.start(endpoint_url=proxy.endpoint_url)
     paid(proxy)
@@ -58,7 +58,7 @@ def test_a_cold_path_costs_two_requests_a_directory(mounts: Mounts, proxy: Fault
 
 
 def test_a_listing_costs_a_request_per_thousand_names(mounts: Mounts, proxy: FaultProxy, place: Place) -> None:
-    """`ls` and `ls -l` of 2,500 entries are 3 LIST and nothing else, and again within the lifetime nothing."""
+    """C2: `ls` and `ls -l` of 2,500 entries are 3 LIST and nothing else, and again within the lifetime nothing."""
     in_threads(lambda number: place.put(f"d/f{number:05}"), range(2500), threads=16)
     grow_old()
     proxied = mounts.start(endpoint_url=proxy.endpoint_url)

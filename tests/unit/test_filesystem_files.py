@@ -19,7 +19,7 @@ from s3mount.errors import (
     Unavailable,
 )
 from s3mount.store.base import Headers
-from s3mount.vfs.attributes import Caller, Changes
+from s3mount.vfs.attributes import ROOT, Caller, Changes
 from tests.kernel_model import ME, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_trio, run_virtual
@@ -504,3 +504,48 @@ async def test_a_large_file_is_kept_whole_for_who_can_read_it_while_he_writes(tm
                 await kernel.fs.write(fh, 20 * MIB, b"again")
             with pytest.raises(StagingFull):
                 await kernel.close(fh)
+
+
+@run_virtual
+async def test_the_open_that_is_repeated_succeeds_though_its_inode_was_forgotten_between_two_lookups(
+    tmp_path: Path,
+) -> None:
+    """Linux looks up twice after ESTALE, first to find that its dentry is another inode now, which it forgets again."""
+    store = MemoryStore()
+    store.place("f", b"first")
+    async with mounted(store, tmp_path) as kernel:
+        former = await kernel.ino("f")
+        store.place("f", b"second")
+        with pytest.raises(Stale):
+            await kernel.fs.open(former, os.O_RDONLY)
+        found = await kernel.fs.lookup(ROOT, b"f")
+        kernel.fs.forget([(found.ino, 1)])
+        store.place("f", b"third")
+        costs(store)
+        found = await kernel.fs.lookup(ROOT, b"f")
+        fh = await kernel.fs.open(found.ino, os.O_RDONLY)
+        assert bytes(await kernel.fs.read(fh, 0, 100)) == b"second"
+        assert costs(store) == {}
+        await kernel.close(fh)
+        kernel.fs.forget([(found.ino, 1)])
+        kernel.expire()
+        assert await kernel.read("f") == b"third"  # what was remembered has served its open
+
+
+@run_virtual
+async def test_what_was_remembered_for_an_open_that_did_not_come_is_no_name_after_an_own_change(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"first")
+    store.place("g", b"other")
+    async with mounted(store, tmp_path) as kernel:
+        former = await kernel.ino("f")
+        store.place("f", b"second")
+        with pytest.raises(Stale):
+            await kernel.fs.open(former, os.O_RDONLY)
+        kernel.expire()
+        await kernel.rename("g", "f")
+        kernel.drop_caches()
+        assert await kernel.read("f") == b"other"
+        await kernel.unlink("f")
+        kernel.drop_caches()
+        assert not await kernel.exists("f")
