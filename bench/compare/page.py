@@ -30,6 +30,8 @@ ends when the bucket shows it. Every system has the options listed here, those t
 as the readers or writers otherwise.
 """
 
+SMALLER = "The sizes of this run are `{size}`: the targets speak of a full one."
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -92,7 +94,7 @@ def as_text(run: Run) -> str:
     if run.verdicts:
         parts.append(report.verdicts(run.verdicts).as_text())
     if run.load.name != "full":
-        parts.append(f"Sizes are `{run.load.name}`: the targets speak of a full run.")
+        parts.append(SMALLER.format(size=run.load.name))
     return "\n".join(parts)
 
 
@@ -105,9 +107,11 @@ def write(run: Run, stem: Path) -> None:
         f"- date: {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}, revision {_revision()}",
         f"- machine: {machine()}, Python {platform.python_version()}",
         f"- server: {run.versions['server']}",
-        f"- command: `{command}`, sizes: {run.load.name}",
+        f"- command: `{command}`",
         "",
     ]
+    if run.load.name != "full":
+        parts += [f"**{SMALLER.format(size=run.load.name)}**", ""]
     if run.verdicts:
         parts += ["## Targets", "", _untitled(report.verdicts(run.verdicts))]
     for standing in run.standings:

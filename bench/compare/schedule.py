@@ -17,7 +17,7 @@ from bench.compare.ours import Own
 from bench.compare.results import LIMIT, Cell, Results, amount_in
 from bench.compare.stage import Failed, Figures, Theatre
 from bench.compare.systems import OURS, System
-from bench.compare.workloads import Workload
+from bench.compare.workloads import Workload, try_edit
 from bench.mounts import environment_of
 
 SETTLE_SECONDS = 3.0
@@ -77,13 +77,14 @@ class Schedule:
             environment = {**environment_of(self._bucket.server), "AWS_ENDPOINT_URL": distance.endpoint_url}
             theatre = Theatre(self._bucket, work, {**environment, "LC_ALL": "C.UTF-8"})
             absent: dict[str, str] = {}
+            edits = any(workload.prepare == Bucket.copied for workload in self._plan.workloads)
             for system in self._plan.systems:
                 needed = any(system.takes_part_in(workload.name) for workload in self._plan.workloads)
                 if not needed and system is not self._plan.ours:
                     continue
                 self._tell(f"{system.name}: first mount", 0)
                 try:
-                    theatre.meet(system)
+                    theatre.meet(system, try_edit if edits and system.takes_part_in("edit") else None)
                 except Failed as error:
                     absent[system.name] = str(error)
             for turn in range(self._plan.turns):

@@ -137,11 +137,13 @@ class Theatre:
         self._seeds: dict[str, Path] = {}
         self._made = 0
 
-    def meet(self, system: System) -> None:
-        """Mount it for the first time, and keep what it has learnt of the store. Raises Failed."""
-        cache = self._work / f"seed-{system.name}"
-        with self.mounted(system, cache):
+    def meet(self, system: System, try_out: Callable[[Stage], Span] | None = None) -> None:
+        """Mount it for the first time, have it try what it has to learn of a store, and keep that. Raises Failed."""
+        cache, name = self._work / f"seed-{system.name}", self.bucket.copied() if try_out else ""
+        with self.mounted(system, cache) as mount:
             time.sleep(PROBE_SECONDS)
+            if try_out is not None:
+                try_out(Stage(self.bucket, self.environment, mount, name))
         self._seeds[system.name] = cache
 
     def new_cache(self, system: System) -> Path:
