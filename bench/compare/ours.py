@@ -1,10 +1,11 @@
-"""What only s3mount is asked: its caches, in memory and on disk, and how long its event loop is held up.
+"""What only s3mount is asked: its caches, in memory and on disk, what TLS costs, how long its event loop is held up.
 
 Each is one turn on mounts that are made for it, as the workloads are.
 """
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.compare import load as names
+from bench.compare.bucket import Bucket
 from bench.compare.load import MIB, STREAMS
 from bench.compare.probe import VARIABLE, delays_within
 from bench.compare.stage import Figures, Span, Stage, Theatre
 from bench.compare.systems import LAUNCH, System
+from bench.mounts import environment_of
+from tests.servers import make_tls, start_seaweedfs
 
 PROBED = "{python} -m bench.compare.probe"
 DISK_SPEED = "disk MB/s"
@@ -28,7 +32,8 @@ class Own:
     name: str
     title: str
     run: Callable[[Theatre, System], Figures]
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    here_only: bool = False
 
 
 def from_memory(theatre: Theatre, system: System) -> Figures:
@@ -79,6 +84,23 @@ def delays(theatre: Theatre, system: System) -> Figures:
             file.unlink(missing_ok=True)
 
 
+def over_tls(theatre: Theatre, system: System) -> Figures:
+    """A large file from a server of its own that speaks TLS."""
+    load = theatre.bucket.load
+    with tempfile.TemporaryDirectory(dir=theatre.work, prefix="tls") as name:
+        work = Path(name)
+        server = start_seaweedfs(work / "weed", tls=make_tls(work / "keys"), bucket_volumes=8)
+        try:
+            bucket = Bucket(server, load)
+            bucket.provide(names.BIG)
+            there = Theatre(bucket, work, environment_of(server))
+            return there.turn(
+                system, "", lambda stage: stage.work("read_one", load.big_bytes, name=names.BIG, size=load.big_bytes)
+            )
+        finally:
+            server.stop()
+
+
 @contextmanager
 def _cache(theatre: Theatre, system: System) -> Iterator[Path]:
     cache = theatre.new_cache(system)
@@ -126,6 +148,7 @@ def own_workloads(load: names.Load) -> dict[str, Own]:
         for own in (
             Own("memory", f"{size} MiB from the daemon's memory", from_memory, (names.CACHED,)),
             Own("remount", f"{big} MiB after a remount", from_disk, (names.BIG,)),
+            Own("tls", f"{big} MiB read over TLS", over_tls, here_only=True),
             Own("loop", f"{STREAMS} x {each} MiB, with a clock in the loop", delays, ("streams",)),
         )
     }

@@ -80,7 +80,7 @@ def tables(run: Run, standing: Standing) -> list[report.Table]:
         found.append(report.kinds(standing, run.workloads))
     if OURS in run.names:
         found.append(report.own(standing, run.own))
-    return found
+    return [table for table in found if table.rows]
 
 
 def as_text(run: Run) -> str:

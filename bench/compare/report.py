@@ -115,8 +115,10 @@ def kinds(standing: Standing, workloads: Sequence[Workload]) -> Table:
 
 def own(standing: Standing, tasks: Sequence[Own]) -> Table:
     """What only s3mount was asked, and what its work costs it by the piece."""
-    rows = []
+    rows: list[list[str]] = []
     for task in tasks:
+        if not standing.turns(task.name, OURS) and not standing.failure(task.name, OURS):
+            continue
         value, cpu = standing.value(task.name, OURS), standing.cpu_per_gib(task.name, OURS)
         said = standing.failure(task.name, OURS) or f"{shown(value)} MB/s, {shown(cpu)} CPU-s/GiB"
         requests = standing.requests(task.name, OURS)

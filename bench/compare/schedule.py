@@ -47,10 +47,14 @@ class Plan:
         found = [system for system in self.systems if system.takes_part_in(workload.name)]
         return [*found, *([LIMIT_SYSTEM] if workload.limit else [])]
 
+    def own_at(self, place: Place) -> list[Own]:
+        """What s3mount alone is asked with the store there."""
+        return [own for own in self.own if self.ours and not (own.here_only and place.milliseconds)]
+
     def steps(self) -> int:
         """How many turns there are, for the progress bar."""
         each = sum(len(self.taking_part(workload)) for workload in self.workloads)
-        return (each + (len(self.own) if self.ours else 0)) * self.turns * len(self.places)
+        return sum(each + len(self.own_at(place)) for place in self.places) * self.turns
 
 
 class Schedule:
@@ -90,9 +94,9 @@ class Schedule:
             for turn in range(self._plan.turns):
                 for workload in self._plan.workloads:
                     self._workload(theatre, place, workload, turn, absent)
-                if self._plan.ours:
-                    for own in self._plan.own:
-                        self._own(theatre, place, own, self._plan.ours, absent)
+                for own in self._plan.own_at(place):
+                    assert self._plan.ours is not None
+                    self._own(theatre, place, own, self._plan.ours, absent)
         shutil.rmtree(work, ignore_errors=True)
 
     def _workload(self, theatre: Theatre, place: Place, workload: Workload, turn: int, absent: dict[str, str]) -> None:

@@ -133,13 +133,13 @@ class Theatre:
     """Makes the mounts of one run, at one place of the store."""
 
     def __init__(self, bucket: Bucket, work: Path, environment: dict[str, str]) -> None:
-        self.bucket, self._work, self.environment = bucket, work, environment
+        self.bucket, self.work, self.environment = bucket, work, environment
         self._seeds: dict[str, Path] = {}
         self._made = 0
 
     def meet(self, system: System, try_out: Callable[[Stage], Span] | None = None) -> None:
         """Mount it for the first time, have it try what it has to learn of a store, and keep that. Raises Failed."""
-        cache, name = self._work / f"seed-{system.name}", self.bucket.copied() if try_out else ""
+        cache, name = self.work / f"seed-{system.name}", self.bucket.copied() if try_out else ""
         with self.mounted(system, cache) as mount:
             time.sleep(PROBE_SECONDS)
             if try_out is not None:
@@ -149,7 +149,7 @@ class Theatre:
     def new_cache(self, system: System) -> Path:
         """A cache directory that has no file's bytes in it."""
         self._made += 1
-        cache = self._work / f"cache{self._made}"
+        cache = self.work / f"cache{self._made}"
         if system.name in self._seeds:
             shutil.copytree(self._seeds[system.name], cache)
         return cache
@@ -158,7 +158,7 @@ class Theatre:
     def mounted(self, system: System, cache: Path, **variables: str) -> Iterator[Mounted]:
         """A mount that works and is quiet; ended with a SIGTERM that it must obey. Raises Failed."""
         self._made += 1
-        work = self._work / f"mount{self._made}"
+        work = self.work / f"mount{self._made}"
         root, log = work / "mnt", work / "log"
         work.mkdir()
         cache.mkdir(mode=0o700, exist_ok=True)

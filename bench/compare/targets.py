@@ -94,6 +94,12 @@ def _disk(standing: Standing) -> float | None:
     return value / min(DISK_MB_PER_SECOND, own or DISK_MB_PER_SECOND)
 
 
+def _tls(standing: Standing) -> float | None:
+    """CPU-seconds per GiB more than without TLS."""
+    over, plain = standing.cpu_per_gib("tls", OURS), standing.cpu_per_gib("sequential", OURS)
+    return None if over is None or plain is None else over - plain
+
+
 def _requests(workload: str, *kinds: str) -> Callable[[Standing], float | None]:
     return lambda standing: standing.requests(workload, OURS, *kinds)
 
@@ -106,6 +112,7 @@ TARGETS = (
         most=0.9,
         needs="sequential",
     ),
+    Target("tls: CPU-seconds per GiB more", _tls, most=0.2, needs="tls"),
     _times("sequential", PEERS, 1.5, BETTER),
     _times("sequential", (LIMIT,), 0.55, "eight boto3 threads"),
     _times("streams", PEERS, 1.5, BETTER),

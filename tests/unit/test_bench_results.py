@@ -129,6 +129,15 @@ def test_targets_are_judged_where_they_hold_and_of_what_was_asked_only(results: 
     assert not any(standing.place == Place(5) for standing, _ in found)
 
 
+def test_what_tls_costs_is_the_difference(results: Results) -> None:
+    results.units["tls"] = "MB/s"
+    note(results, "sequential", "s3mount", took(1.0, GIB, cpu_seconds=0.75))
+    standing = note(results, "tls", "s3mount", took(1.0, GIB, cpu_seconds=1.0))
+    verdicts = {verdict.target.title: verdict for _, verdict in judged(results, [(standing, 0)])}
+    tls = verdicts["tls: CPU-seconds per GiB more"]
+    assert (tls.figure, tls.word) == (0.25, "MISSED")
+
+
 def test_a_table_lines_up_and_its_markdown_escapes() -> None:
     table = report.Table("Speed", ["what", "a"], [["read", "1.5"], ["read | again", "10"]], "note")
     assert table.as_text() == "Speed\nwhat            a\nread          1.5\nread | again   10\nnote\n"
