@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from bench.compare.bucket import Bucket
 from bench.compare.distance import Distance, Place
 from bench.compare.ours import Own
@@ -23,6 +25,9 @@ from bench.mounts import environment_of
 SETTLE_SECONDS = 3.0
 """What was stored less than two seconds ago is looked at entry by entry: nothing that is listed is that new."""
 SYNC_SECONDS = 60.0
+TROUBLE = (Failed, BotoCoreError, ClientError, OSError, subprocess.SubprocessError, ImportError, StopIteration)
+"""Of one turn: a daemon that died has no figures in /proc (the last), a server that is too busy answers nobody. The
+turn is lost, the run goes on."""
 LIMIT_SYSTEM = System(LIMIT, "")
 Tell = Callable[[str, int], None]
 """What happens now, and how many turns are over since the last word."""
@@ -90,7 +95,7 @@ class Schedule:
                 try:
                     theatre.meet(system, try_edit if edits and system.takes_part_in("edit") else None)
                 except Failed as error:
-                    absent[system.name] = str(error)
+                    absent[system.name] = self._bare(str(error))
             for turn in range(self._plan.turns):
                 for workload in self._plan.workloads:
                     self._workload(theatre, place, workload, turn, absent)
@@ -135,13 +140,18 @@ class Schedule:
             return
         try:
             figures = work()
-        except Failed as error:
-            self.results.failures[cell] = str(error)
-            self._tell(f"{workload}: {system} {error}", 1)
+        except TROUBLE as error:
+            words = str(error) if isinstance(error, Failed) else f"failed: {type(error).__name__} {error}"
+            self.results.failures[cell] = self._bare(words)
+            self._tell(f"{workload}: {system} {self.results.failures[cell]}", 1)
             return
         self.results.note(cell, figures)
         unit = self.results.units[workload]
         self._tell(f"{workload}: {system} {amount_in(unit, figures):.4g} {unit}", 1)
+
+    def _bare(self, words: str) -> str:
+        """One line without the name of our own directory."""
+        return " ".join(words.replace(f"{self._work}/", "").split())[:300]
 
     def _write_back(self) -> None:
         """What the server has still to write to disk is written before the next turn, not during it."""

@@ -13,7 +13,12 @@ import pytest
 from tests.e2e.mounting import ROOT
 from tests.e2e.watchdog import Watchdog
 
-BROKEN = '[broken]\ncommand = "false {bucket} {mountpoint}"\n'
+BROKEN = """
+[broken]
+command = "false {bucket} {mountpoint}"
+[dying]
+command = '{python} -c "import sys; sys.exit(sys.argv[1])" {mountpoint} {bucket}'
+"""
 OURS = ["--size", "tiny", "--system", "s3mount"]
 RUN_SECONDS = 100
 
@@ -51,12 +56,15 @@ def test_a_run_measures_judges_and_writes_its_page(work: Path, tmp_path: Path) -
     systems, page = tmp_path / "mine.toml", tmp_path / "docs" / "page"
     systems.write_text(BROKEN)
     only = ["--only", "small-16,rename,loop"]
-    process = start(*OURS, "--system", "broken", "--systems", systems, *only, "--work", work, "--write", page)
+    process = start(*OURS, "--system", "broken,dying", "--systems", systems, *only, "--work", work, "--write", page)
     out, err = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode in (0, 1), err  # figures of so little miss targets, or do not
     assert "32 files of 16 KiB read by 16" in out
     assert "GET 32, " in out
     assert "broken, rename: failed: false did not mount" in out
+    assert "dying, rename: failed: " in out
+    assert "place0/mount" in out  # what it said names its mountpoint, but not where that is
+    assert str(work) not in out
     assert "p99" in out
     text = page.with_suffix(".md").read_text()
     assert str(tmp_path) not in text
