@@ -30,11 +30,16 @@ def draw(standing: Standing, workloads: Sequence[Workload], systems: Sequence[st
         if number >= len(workloads):
             continue
         workload = workloads[number]
-        values = [standing.value(workload.name, system) or 0.0 for system in systems]
+        here = [
+            system
+            for system in systems
+            if standing.turns(workload.name, system) or standing.failure(workload.name, system)
+        ]
+        values = [standing.value(workload.name, system) or 0.0 for system in here]
         limit = standing.value(workload.name, LIMIT) if workload.limit else None
         reach = max([*values, limit or 0.0]) or 1.0
-        axes.barh(range(len(systems)), values, color=[colours[system] for system in systems])
-        for place, (system, value) in enumerate(zip(systems, values, strict=True)):
+        axes.barh(range(len(here)), values, color=[colours[system] for system in here])
+        for place, (system, value) in enumerate(zip(here, values, strict=True)):
             label = f"{system} {cell(standing, workload.name, system)}"
             axes.text(value + reach * 0.02, place, label, va="center", fontsize=9)
         if limit is not None:

@@ -22,12 +22,12 @@ from bench.compare.workloads import Workload
 from bench.mounts import ROOT
 
 ABOUT = """\
-Written by the command below; nothing here is typed by hand. Each figure is the median of {turns} turns, the systems
-taking turns one after another within one run, and each turn has a mount that was made for it: nothing is listed,
-nothing is cached. Server, daemon and the program that reads or writes share the machine. A turn that changes the bucket
-ends when the bucket shows it. Every system has the options listed here, those that its documentation recommends.
-`{limit}` is what threads of boto3 reach for the same transfer without a file system: eight for large files, and as many
-as the readers or writers otherwise.
+Written by the command below; nothing here is typed by hand. Each system took {turns} of each workload, one system after
+another within one run, and figures are medians. Each turn has a mount that was made for it: nothing is listed, nothing
+is cached. Server, daemon and the program that reads or writes share the machine. A turn that changes the bucket ends
+when the bucket shows it. Every system has the options listed here, those that its documentation recommends. `{limit}`
+is what threads of boto3 reach for the same transfer without a file system: eight for large files, and as many as the
+readers or writers otherwise.
 """
 
 SMALLER = "The sizes of this run are `{size}`: the targets speak of a full one."
@@ -68,6 +68,15 @@ def _revision() -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
+def _shown(arguments: Sequence[str]) -> list[str]:
+    """The words of the command, but for where its files were put."""
+    words = list(arguments)
+    while "--work" in words:
+        place = words.index("--work")
+        del words[place : place + 2]
+    return [_bare(word) for word in words]
+
+
 def _bare(word: str) -> str:
     return Path(word).name if word.startswith(("/", "~")) else word
 
@@ -101,12 +110,12 @@ def as_text(run: Run) -> str:
 def write(run: Run, stem: Path) -> None:
     """Write STEM.md, and a picture for each place beside it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["bench/run", *map(_bare, run.arguments)])
-    parts = ["# Results", "", ABOUT.format(turns=run.turns, limit=LIMIT)]
+    command = shlex.join(["bench/run", *_shown(run.arguments)])
+    parts = ["# Results", "", ABOUT.format(turns="one turn" if run.turns == 1 else f"{run.turns} turns", limit=LIMIT)]
     parts += [
         f"- date: {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}, revision {_revision()}",
         f"- machine: {machine()}, Python {platform.python_version()}",
-        f"- server: {run.versions['server']}",
+        f"- server: SeaweedFS, {run.versions['server']}",
         f"- command: `{command}`",
         "",
     ]

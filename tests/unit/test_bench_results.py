@@ -233,7 +233,7 @@ def test_the_page_names_no_directory_and_shows_options_and_pictures(results: Res
     run = page.Run(
         load=TINY,
         turns=3,
-        arguments=["--systems", str(tmp_path / "mine.toml"), "--size", "tiny"],
+        arguments=["--systems", str(tmp_path / "mine.toml"), "--work", "/away", "--size", "tiny"],
         workloads=chosen,
         own=[],
         systems=[ours, mine],
