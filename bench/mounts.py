@@ -147,12 +147,12 @@ def served(
         deadline = time.monotonic() + MOUNT_SECONDS
         while not is_mounted(root):
             if daemon.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} did not mount: {_tail(log)}")
+                raise RuntimeError(f"{Path(command[0]).name} did not mount: {_tail(log)}")
             time.sleep(0.01)
         yield Mounted(root, daemon.pid)
         daemon.send_signal(signal.SIGTERM)
         if daemon.wait(STOP_SECONDS) != status:
-            raise RuntimeError(f"{command[0]} ended with status {daemon.returncode}: {_tail(log)}")
+            raise RuntimeError(f"{Path(command[0]).name} ended with status {daemon.returncode}: {_tail(log)}")
     finally:
         if daemon.poll() is None:
             daemon.kill()

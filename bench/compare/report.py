@@ -184,8 +184,16 @@ def verdicts(judged: Sequence[tuple[Standing, Verdict]]) -> Table:
 
 def failures(standing: Standing) -> list[str]:
     """Who could not do what, in words."""
-    return [
+    results = standing.results
+    lines = [
         f"{system}, {workload}: {words}"
-        for (place, workload, system), words in standing.results.failures.items()
+        for (place, workload, system), words in results.failures.items()
         if place == standing.place
     ]
+    lines += [
+        f"{system}, {workload}, when it was stopped after its turn: {figures.afterwards}"
+        for (place, workload, system), turns in results.figures.items()
+        for figures in turns
+        if place == standing.place and figures.afterwards
+    ]
+    return lines

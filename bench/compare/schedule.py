@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -145,7 +145,7 @@ class Schedule:
             self.results.failures[cell] = self._bare(words)
             self._tell(f"{workload}: {system} {self.results.failures[cell]}", 1)
             return
-        self.results.note(cell, figures)
+        self.results.note(cell, replace(figures, afterwards=self._bare(figures.afterwards)))
         unit = self.results.units[workload]
         self._tell(f"{workload}: {system} {amount_in(unit, figures):.4g} {unit}", 1)
 

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.compare.bucket import BUCKET, Bucket
@@ -63,6 +63,8 @@ class Figures:
     extra: dict[str, float] = field(default_factory=dict)
     delays: tuple[float, ...] = ()
     """Of the event loop, in seconds, where they were looked at."""
+    afterwards: str = ""
+    """What went wrong after the work, when the daemon was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,16 @@ class Theatre:
     def meet(self, system: System, try_out: Callable[[Stage], Span] | None = None) -> None:
         """Mount it for the first time, have it try what it has to learn of a store, and keep that. Raises Failed."""
         cache, name = self.work / f"seed-{system.name}", self.bucket.copied() if try_out else ""
-        with self.mounted(system, cache) as mount:
-            time.sleep(PROBE_SECONDS)
-            if try_out is not None:
-                try_out(Stage(self.bucket, self.environment, mount, name))
+        met = False
+        try:
+            with self.mounted(system, cache) as mount:
+                time.sleep(PROBE_SECONDS)
+                if try_out is not None:
+                    try_out(Stage(self.bucket, self.environment, mount, name))
+                met = True
+        except Failed:
+            if not met:
+                raise
         self._seeds[system.name] = cache
 
     def new_cache(self, system: System) -> Path:
@@ -213,11 +221,17 @@ class Theatre:
         before: Callable[[Stage], Span] | None = None,
     ) -> Figures:
         """One turn on a mount that was made for it; `before` is done first and not measured."""
-        cache = self.new_cache(system)
+        cache, figures = self.new_cache(system), None
         try:
             with self.mounted(system, cache) as mount:
                 if before is not None:
                     before(Stage(self.bucket, self.environment, mount, name))
-                return self.measured(mount, name, run)
+                figures = self.measured(mount, name, run)
+        except Failed as error:
+            if figures is None:
+                raise
+            return replace(figures, afterwards=str(error))  # s3fs aborts now and then when it is told to stop
+        else:
+            return figures
         finally:
             shutil.rmtree(cache, ignore_errors=True)

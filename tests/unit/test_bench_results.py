@@ -169,7 +169,12 @@ def test_losses_failures_and_hangs_are_shown(results: Results) -> None:
     standing = results.at(HERE)
     (row,) = report.speeds(standing, [workloads(FULL)["ls"]], ["s3mount", "s3fs", "rclone", "goofys"]).rows
     assert row[2:] == ["4", "1", "hung", "failed", "-", "0.25", "-"]
-    assert report.failures(standing) == ["rclone, ls: hung: not done after 20 s", "goofys, ls: failed: no"]
+    note(results, "ls", "s3fs", took(1.0, afterwards="failed: status -6"))
+    assert report.failures(standing) == [
+        "rclone, ls: hung: not done after 20 s",
+        "goofys, ls: failed: no",
+        "s3fs, ls, when it was stopped after its turn: failed: status -6",
+    ]
 
 
 def test_a_histogram_counts_every_delay_once() -> None:
