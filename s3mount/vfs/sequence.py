@@ -21,6 +21,9 @@ SKIPPED_MAX = 16
 """So many names may be left out between two opens that are still in order: a program may want some of them only."""
 LATE_MAX = 32
 """So many names that were passed over may still be opened in order: by threads that share the names."""
+LATE_RECOGNISED_MAX = 256
+"""The same for a stream that is recognised. With 32, 16 threads that take every 16th name each broke the order now and
+then: 1,200 GET for 1,000 files, and twice the CPU."""
 STREAMS_MAX = 32
 BREAKS_MAX = 2
 RECOGNISED = 3
@@ -61,7 +64,7 @@ class Stream:
         self.at = now
         for passed in islice(self.names, self.index, self.index + distance + 1):
             self.late[passed] = None
-        while len(self.late) > LATE_MAX:
+        while len(self.late) > (LATE_RECOGNISED_MAX if self.score >= RECOGNISED else LATE_MAX):
             del self.late[next(iter(self.late))]
         self.index += distance + 1
         if len(self.names) - self.index < SKIPPED_MAX + WINDOW_MAX:
@@ -124,8 +127,11 @@ class Sequence:
         of so many sooner or later."""
         found = None
         for stream in reversed(self._streams):
+            if stream.distance(name) == 0:
+                return stream
+        for stream in reversed(self._streams):
             distance = stream.distance(name)
-            if distance == 0 or (stream.score >= RECOGNISED and (distance is not None or name in stream.late)):
+            if stream.score >= RECOGNISED and (distance is not None or name in stream.late):
                 return stream
             if stream is self._streams[-1] and (distance is not None or name in stream.late):
                 found = stream

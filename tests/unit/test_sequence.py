@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from s3mount.vfs.sequence import LATE_MAX, SKIPPED_MAX, WINDOW_MAX, Follow, Sequence
+from s3mount.vfs.sequence import LATE_RECOGNISED_MAX, SKIPPED_MAX, WINDOW_MAX, Follow, Sequence
 
 NAMES = [f"f{number:04}" for number in range(1000)]
 SHUFFLED = random.Random(7).sample(NAMES, len(NAMES))
@@ -80,10 +80,20 @@ def test_two_opens_out_of_order_end_it_and_one_does_not() -> None:
 
 def test_an_open_far_ahead_of_the_stream_or_behind_it_is_not_in_order() -> None:
     stream = sequence()
-    opened(stream, NAMES[:200])
-    for name in (NAMES[200 + SKIPPED_MAX + 1], NAMES[199 - LATE_MAX - 1]):
+    opened(stream, NAMES[:500])
+    for name in (NAMES[500 + SKIPPED_MAX + 1], NAMES[499 - LATE_RECOGNISED_MAX - 1]):
         stream.opened(name, 1.0, ready=True)
         assert not in_order(stream)
+
+
+def test_a_thread_far_behind_the_others_breaks_nothing() -> None:
+    """16 threads of one interpreter: one of them may wait for 10 rounds of the others."""
+    stream = sequence()
+    left = [name for number, name in enumerate(NAMES[:160]) if number % 16 == 5]
+    opened(stream, [name for name in NAMES[:160] if name not in left])
+    for name in left:
+        stream.opened(name, 0.5, ready=False)
+        assert in_order(stream), name
 
 
 @pytest.mark.parametrize("count", [2, 4, 16])
