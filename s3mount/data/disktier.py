@@ -86,7 +86,8 @@ class DiskTier:
     ) -> None:
         # The mutable state: the line, by piece of the largest size, and the bytes of what is complete in it; whether
         # its writer runs, and what wakes it; whether somebody looks at the directory, and when that was last done;
-        # until when it is not read, not written; versions that are gone; when something was told; the figures.
+        # until when it is not read, not written; reads and writes that were given up and whose threads are not through;
+        # versions that are gone; when something was told; the figures.
         self._files = files
         self._nursery = nursery
         self._block_bytes = block_bytes
@@ -104,6 +105,7 @@ class DiskTier:
         self._looking = False
         self._looked_seconds = -inf
         self._no_reads_until = self._no_writes_until = -inf
+        self._late: set[trio.Event] = set()
         self._forgotten: OrderedDict[Version, None] = OrderedDict()
         self._told_seconds = -inf
         self._damaged_told = 0
@@ -115,6 +117,7 @@ class DiskTier:
     @property
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows; hits and misses are blocks."""
+        now = trio.current_time()
         return {
             "used_bytes": self._files.total_bytes,
             "max_bytes": self._files.limit_bytes,
@@ -122,7 +125,7 @@ class DiskTier:
             "misses": self._misses,
             "not_written": self._dropped,
             "damaged": self._files.damaged,
-            "given_up_for_a_while": trio.current_time() < max(self._no_reads_until, self._no_writes_until),
+            "given_up_for_a_while": self._hangs or now < max(self._no_reads_until, self._no_writes_until),
         }
 
     # reading
@@ -163,6 +166,7 @@ class DiskTier:
         with trio.move_on_after(READ_SECONDS):
             await over.wait()
         if not over.is_set():
+            self._late.add(over)
             self._no_reads_until = trio.current_time() + REST_SECONDS
             self._tell(GIVEN_UP, f"a read took more than {READ_SECONDS:.0f} s")
             return None
@@ -183,6 +187,7 @@ class DiskTier:
             self._no_reads_until = trio.current_time() + REST_SECONDS
         # Not when cancelled: the thread goes on.
         memory.unpin()
+        self._late.discard(over)
         over.set()
 
     # writing
@@ -191,7 +196,7 @@ class DiskTier:
         """These blocks have come from the store, into `memory` from `offset` on."""
         self._misses += -(-(stop - start) // self._block_bytes)
         self._forgotten.pop(version, None)
-        if trio.current_time() < self._no_writes_until:
+        if self._hangs or trio.current_time() < self._no_writes_until:
             return
         position = start
         while position < stop:
@@ -260,33 +265,41 @@ class DiskTier:
         self._ready_bytes = max(0, self._ready_bytes - size)
         if not pinned:
             return False
-        if await self._write(jobs):
-            for memory in pinned:
-                memory.unpin()
+        await self._write(jobs, pinned)
         return True
 
-    async def _write(self, jobs: list[Job]) -> bool:
-        """Write these, also when the mount ends; whether their memory is ours again."""
-        begun = False
+    async def _write(self, jobs: list[Job], pinned: list[Pinned]) -> None:
+        """Write these, also when the mount ends."""
+        over, shelter = trio.Event(), trio.CancelScope(shield=True)
+        self._nursery.start_soon(self._write_jobs, jobs, pinned, shelter, over)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_SECONDS):
+            await over.wait()
+        if not over.is_set():
+            shelter.shield = False
+            self._late.add(over)
+            self._tell(GIVEN_UP, f"a write took more than {WRITE_SECONDS:.0f} s")
+            self._stop_writing()
 
+    async def _write_jobs(
+        self, jobs: list[Job], pinned: list[Pinned], shelter: trio.CancelScope, over: trio.Event
+    ) -> None:
         def write() -> None:
-            nonlocal begun
-            begun = True
             self._files.write(jobs)
 
-        error: Exception | None = None
-        with trio.move_on_after(WRITE_SECONDS) as scope:
-            scope.shield = True
-            error = await self._attempt(write, self._writers)
-        if scope.cancelled_caught:
-            error = TimeoutError(f"a write took more than {WRITE_SECONDS:.0f} s")
-            self._tell(GIVEN_UP, error)
-        if error is not None:
-            self._no_writes_until = trio.current_time() + REST_SECONDS
-            self._dropped += sum(len(waiting.offers) for waiting in self._line.values())
-            self._line.clear()
-            self._ready_bytes = 0
-        return not (begun and scope.cancelled_caught)
+        with shelter:
+            if await self._attempt(write, self._writers) is not None:
+                self._stop_writing()
+        # As after a read: a thread that was left to itself still looks at the memory.
+        for memory in pinned:
+            memory.unpin()
+        self._late.discard(over)
+        over.set()
+
+    def _stop_writing(self) -> None:
+        self._no_writes_until = trio.current_time() + REST_SECONDS
+        self._dropped += sum(len(waiting.offers) for waiting in self._line.values())
+        self._line.clear()
+        self._ready_bytes = 0
 
     def _jobs(self, version: Version, offers: list[Offer]) -> Iterator[Job]:
         """What to write of offers of one piece, in order."""
@@ -322,9 +335,14 @@ class DiskTier:
             self._looked_seconds = trio.current_time()
             self._looking = False
 
+    @property
+    def _hangs(self) -> bool:
+        """Whether a thread has not come back in time: its memory is pinned, and no more is to be."""
+        return bool(self._late)
+
     def _readable(self, version: Version) -> bool:
         now = trio.current_time()
-        if now < self._no_reads_until or version in self._forgotten:
+        if self._hangs or now < self._no_reads_until or version in self._forgotten:
             return False
         if now - self._looked_seconds >= LOOK_SECONDS and not self._looking:
             self._looking = True

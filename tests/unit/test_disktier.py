@@ -13,7 +13,15 @@ from s3mount.config import GIB, KIB, MIB
 from s3mount.control.texts import status_text
 from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
-from s3mount.data.disktier import GATHER_SECONDS, LINGER_SECONDS, READ_SECONDS, REST_SECONDS, DiskTier, RunInThread
+from s3mount.data.disktier import (
+    GATHER_SECONDS,
+    LINGER_SECONDS,
+    READ_SECONDS,
+    REST_SECONDS,
+    WRITE_SECONDS,
+    DiskTier,
+    RunInThread,
+)
 from s3mount.data.lanes import Lanes
 from s3mount.data.piecefiles import PieceFiles
 from s3mount.data.version import Changed, Version
@@ -62,7 +70,7 @@ async def mount(
         await trio.sleep(0.01)  # for GETs whose bytes have all come to end
         nursery.cancel_scope.cancel()
     assert buffers.used_bytes == blocks.used_bytes or run_in_thread is not inline, "the line gave its buffers back"
-    assert not tier._line
+    assert not tier._line or run_in_thread is not inline
 
 
 async def put(store: MemoryStore, key: str, size: int, seed: int = 0) -> tuple[Version, bytes]:
@@ -265,6 +273,83 @@ async def test_a_disk_that_hangs_is_left_alone_and_the_store_asked(tmp_path: Pat
         other, body = await put(store, "other", MIB)
         assert await read(blocks, other) == body
         assert trio.current_time() - before < 1
+
+
+@run_virtual
+async def test_a_disk_that_hangs_for_good_pins_the_memory_of_one_try(tmp_path: Path) -> None:
+    store = MemoryStore()
+    made = [await put(store, str(number), MIB, number) for number in range(10)]
+    async with mount(store, tmp_path) as (blocks, _):
+        for version, body in made:
+            assert await read(blocks, version) == body
+    answers = trio.Event()
+    answers.set()
+
+    async def hanging(call: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
+        await answers.wait()
+        await inline(call, limiter)
+
+    async with mount(store, tmp_path, run_in_thread=hanging) as (blocks, tier):
+        answers = trio.Event()
+        for version, body in made[:-1]:
+            assert await read(blocks, version) == body
+            await trio.sleep(REST_SECONDS + 1)
+        assert tier.figures["given_up_for_a_while"]
+        assert blocks._buffers.used_bytes - blocks.used_bytes <= BLOCK
+        answers.set()
+        await trio.sleep(1)
+        assert blocks._buffers.used_bytes == blocks.used_bytes
+        version, body = made[-1]
+        assert await read(blocks, version) == body
+        assert tier.figures["hits"] == MIB // BLOCK, "it is used again once it answers"
+
+
+@run_virtual
+async def test_writes_that_are_given_up_give_their_memory_back_once_they_are_over(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def slow(call: Callable[[], None], _limiter: trio.CapacityLimiter) -> None:
+        call()
+        await trio.sleep(WRITE_SECONDS + 5)
+
+    async with mount(store, tmp_path, run_in_thread=slow) as (blocks, tier):
+        for number in range(5):
+            version, body = await put(store, str(number), MIB, number)
+            assert await read(blocks, version) == body
+            await trio.sleep(SETTLED + WRITE_SECONDS + 1)
+            assert tier.figures["given_up_for_a_while"]
+            await trio.sleep(REST_SECONDS)
+            blocks.forget(version)
+            assert blocks._buffers.used_bytes == 0
+
+
+@run_virtual
+async def test_a_write_that_begins_after_it_was_given_up_writes_no_other_versions_bytes(tmp_path: Path) -> None:
+    store = MemoryStore()
+    version, body = await put(store, "k", MIB)
+    other, _ = await put(store, "other", MIB, seed=1)
+    async with trio.open_nursery() as threads:
+        late_seconds = 0.0
+
+        async def abandoned(call: Callable[[], None], _limiter: trio.CapacityLimiter) -> None:
+            over = trio.Event()
+
+            async def thread() -> None:
+                await trio.sleep(late_seconds)
+                call()
+                over.set()
+
+            threads.start_soon(thread)
+            await over.wait()
+
+        async with mount(store, tmp_path, memory=MIB, run_in_thread=abandoned) as (blocks, _):
+            late_seconds = WRITE_SECONDS + 5
+            await blocks.view(version, 0, MIB)
+            await trio.sleep(SETTLED + WRITE_SECONDS + 1)
+            await blocks.view(other, 0, MIB)
+            await trio.sleep(10)
+    async with mount(store, tmp_path) as (blocks, _):
+        assert await read(blocks, version) == body
 
 
 @run_virtual
