@@ -21,8 +21,7 @@ from s3mount.data.disktier import DiskTier
 from s3mount.data.flights import Flights
 from s3mount.data.lanes import Lanes
 from s3mount.data.patience import Patience
-from s3mount.data.runs import Interrupted, Run
-from s3mount.data.streams import GAP_BYTES
+from s3mount.data.runs import Interrupted, Run, missing
 from s3mount.data.validation import Validation
 from s3mount.data.version import Version
 from s3mount.errors import (
@@ -205,10 +204,15 @@ class BlockCache:
     async def _lend(self, size: int) -> AsyncIterator[Pinned]:
         """Memory for a block that arrives, as soon as there is some."""
         capacity = self._buffers.capacity_for(size)
-        while not self._make_room(capacity):
-            await self._wait_for_room(capacity)
-        memory = self._buffers.take(size)
-        self._in_flight_bytes += memory.capacity
+        waited = False
+        while not self._may_take(capacity, waited=waited):
+            await self._wait_for_room(capacity, again=waited)
+            waited = True
+        try:
+            memory = self._buffers.take(size)
+            self._in_flight_bytes += memory.capacity
+        finally:
+            self._serve_demands()
         try:
             yield memory
         finally:
@@ -233,6 +237,7 @@ class BlockCache:
 
     async def _run_at(self, version: Version, position: int, stop: int) -> Run:
         """The run that has or will have the block at `position`, pinned; what is missing up to `stop` is asked for."""
+        waited = False
         while True:
             run = self._index.get(version, {}).get(position // self.block_bytes)
             if run is not None:
@@ -243,12 +248,15 @@ class BlockCache:
                 return run
             low, high = next(self._wanted(version, position, min(stop, position + self._get_max_bytes)))
             capacity = self._buffers.capacity_for(high - low)
-            if not self._make_room(capacity):
-                await self._wait_for_room(capacity)
+            if not self._may_take(capacity, waited=waited):
+                await self._wait_for_room(capacity, again=waited)
+                waited = True
                 continue
-            run = self._begin(version, low, high)
+            try:
+                run = self._begin(version, low, high)
+            finally:
+                self._serve_demands()
             run.memory.pin()
-            self._serve_demands()
             if high - low <= self.block_bytes:
                 try:
                     await self._fetch(run)
@@ -259,26 +267,10 @@ class BlockCache:
                 self._nursery.start_soon(self._fetch, run)
             return run
 
-    def _missing(self, version: Version, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Runs of whole blocks that `[start, stop)` needs and nobody has asked for; two that are near are one."""
-        size = self.block_bytes
-        blocks = self._index.get(version, {})
-        low = high = -1
-        for number in range(start // size, -(-min(stop, version.size) // size)):
-            if number in blocks:
-                continue
-            if low >= 0 and number * size - high > GAP_BYTES:
-                yield low, high
-                low = -1
-            if low < 0:
-                low = number * size
-            high = number * size + size
-        if low >= 0:
-            yield low, min(high, version.size)
-
     def _wanted(self, version: Version, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """What is missing, cut where the disk tier begins or ends to have it."""
-        for low, high in self._missing(version, start, stop):
+        """What nobody has asked for, cut where the disk tier begins or ends to have it."""
+        there = self._index.get(version, {})
+        for low, high in missing(version, start, stop, there, self.block_bytes):
             while self._disk is not None and low < high and (end := self._disk.reach(version, low, high)) < high:
                 yield low, end
                 low = end
@@ -368,10 +360,17 @@ class BlockCache:
             self._drop(run)
         return True
 
-    async def _wait_for_room(self, capacity: int) -> None:
+    def _may_take(self, capacity: int, *, waited: bool) -> bool:
+        """Whether there is memory, and a turn: who needs little would keep who needs much waiting for ever."""
+        return (waited or not self._demands) and self._make_room(capacity)
+
+    async def _wait_for_room(self, capacity: int, *, again: bool) -> None:
         event = trio.Event()
         demand = (capacity, event)
-        self._demands.append(demand)
+        if again:
+            self._demands.appendleft(demand)
+        else:
+            self._demands.append(demand)
         try:
             await event.wait()
         except BaseException:

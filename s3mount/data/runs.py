@@ -1,8 +1,11 @@
 """A run: blocks of one version side by side in one buffer, usable as they arrive. Knows no cache and no store."""
 
+from collections.abc import Container, Iterator
+
 import trio
 
 from s3mount.data.buffers import Pinned
+from s3mount.data.streams import GAP_BYTES
 from s3mount.data.version import Version
 from s3mount.errors import S3MountError, Unavailable, again
 
@@ -58,3 +61,21 @@ class Run:
 
 class Interrupted(Unavailable):
     """The task that fetched was cancelled, or the disk did not answer; whoever waits asks again."""
+
+
+def missing(
+    version: Version, start: int, stop: int, there: Container[int], block_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """The runs of whole blocks that `[start, stop)` needs beside those `there`; two that are near are one."""
+    low = high = -1
+    for number in range(start // block_bytes, -(-min(stop, version.size) // block_bytes)):
+        if number in there:
+            continue
+        if low >= 0 and number * block_bytes - high > GAP_BYTES:
+            yield low, high
+            low = -1
+        if low < 0:
+            low = number * block_bytes
+        high = number * block_bytes + block_bytes
+    if low >= 0:
+        yield low, min(high, version.size)

@@ -288,6 +288,44 @@ async def test_who_was_woken_for_memory_and_needs_none_wakes_the_next() -> None:
         assert sorted(done) == list("aaabcd"), blocks
 
 
+@run_virtual
+async def test_an_open_that_was_woken_for_memory_wakes_the_next_before_its_answer_has_come() -> None:
+    store = MemoryStore(latency_seconds=1)
+    versions = {key: await put(store, key, bytes(4 * BLOCK)) for key in ("large", "opened", "read")}
+
+    async def slow(call: Call) -> None:
+        if call.key == "opened":
+            await trio.sleep(100)
+
+    store.after = slow
+    async with cache(store, limit=4 * BLOCK) as blocks, trio.open_nursery() as nursery:
+        nursery.start_soon(blocks.view, versions["large"], 0, 4 * BLOCK)
+        await trio.sleep(0.1)
+        nursery.start_soon(blocks.validate, versions["opened"])
+        await trio.sleep(0.1)
+        with trio.fail_after(10):
+            await blocks.view(versions["read"], 0, 10)
+
+
+@run_virtual
+async def test_who_waits_for_much_memory_is_not_overtaken_for_ever_by_who_needs_little() -> None:
+    store = MemoryStore(latency_seconds=1)
+    large = await put(store, "large", bytes(6 * BLOCK))
+    small = await put(store, "small", bytes(4000 * BLOCK))
+    async with cache(store, limit=1 * MIB) as blocks, trio.open_nursery() as nursery:
+
+        async def read_on(first: int) -> None:
+            for number in range(first, 4000, 8):
+                await blocks.view(small, number * BLOCK, number * BLOCK + 1)
+
+        for first in range(8):
+            nursery.start_soon(read_on, first)
+            await trio.sleep(0.1)
+        with trio.fail_after(20):
+            await blocks.view(large, 0, 6 * BLOCK)
+        nursery.cancel_scope.cancel()
+
+
 class Unconditional(MemoryStore):
     """A store that ignores If-Match."""
 
