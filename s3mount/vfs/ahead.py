@@ -26,15 +26,15 @@ class Ahead:
         self._start = ""
         self._arrived: trio.Event | None = None
 
-    def send(self, tree: Tree, inode: Inode, span: Span, *, readers: int) -> None:
-        """Ask for the page behind this one, unless it is known, or on its way."""
+    def send(self, tree: Tree, inode: Inode, span: Span, *, started: float, readers: int) -> None:
+        """Ask for the page behind this one, unless it is on its way, or known and good for a reading that `started`
+        then."""
         directory = inode.contents
-        now = trio.current_time()
         if (
             span.token is None
             or self._arrived is not None
             or PAGES_KEPT_MIN * readers * len(span.entries) > tree.listings.names_max
-            or directory.page_after(span.stop, now, now) is not None
+            or directory.page_after(span.stop, started, trio.current_time()) is not None
         ):
             return
         self._start = span.stop

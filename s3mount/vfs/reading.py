@@ -146,7 +146,7 @@ class Readings:
         directory.reading[id(reading)] = span
         reading.passed(span)
         if (position > span.start or span.start != BEGIN) and reading.prefix == directory.prefix:
-            reading.ahead.send(self._tree, reading.inode, span, readers=len(self._readings))
+            reading.ahead.send(self._tree, reading.inode, span, started=reading.started, readers=len(self._readings))
         return span
 
     def _tell_dots(self, reading: Reading, start_id: int, emit: Emit) -> bool:

@@ -102,6 +102,19 @@ async def test_a_page_ahead_that_fails_is_asked_for_again_by_who_needs_it(tmp_pa
 
 
 @run_virtual
+async def test_pages_that_are_known_and_good_for_the_reading_are_not_asked_for_again(tmp_path: Path) -> None:
+    """They are older than --metadata-ttl by the time the reader comes to them, and were not when it began."""
+    store = bucket(300)
+    async with mounted(store, tmp_path) as kernel:
+        assert await kernel.listdir("t") == names_of(store)
+        store.reset_counts()
+        await trio.sleep(4)
+        told = [name async for batch in read_slowly(kernel, 50, 1.0) for name in batch]
+        assert told == names_of(store)
+        assert not store.counts
+
+
+@run_virtual
 async def test_nothing_is_asked_ahead_where_it_would_push_out_what_is_read(tmp_path: Path) -> None:
     store = bucket(500)
     async with mounted(store, tmp_path, listed_names_max=1000) as kernel:
