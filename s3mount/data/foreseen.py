@@ -133,6 +133,12 @@ class Foreseen:
             self._wasted += 1
             self._wasted_bytes += version.size
 
+    def changed_here(self, key: str) -> None:
+        """The key, or the directory of that name, came, went or changed by our own doing: what was asked before that
+        tells nothing of what is there now, though it may be the same version again."""
+        for version in [version for version in self._asks if f"{version.key}/".startswith(f"{key}/")]:
+            self.drop(version)
+
     def drop_all(self) -> None:
         for version in list(self._asks):
             self.drop(version)

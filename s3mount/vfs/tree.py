@@ -213,8 +213,7 @@ class Tree:
 
     def note(self, parent: Inode, name: str, entry: Entry | None) -> None:
         """An own change of a name: into the listings, and so that no answer under way undoes it."""
-        directory = self._changed(parent)
-        self._remembered.pop((parent.ino, name), None)
+        directory = self._changed(parent, name)
         if entry is LOCAL:
             directory.local.add(name)
         else:
@@ -227,12 +226,13 @@ class Tree:
 
     def distrust(self, parent: Inode, name: str) -> None:
         """The name has become another client's object, of which nothing is known: the next to need it asks."""
-        self._remembered.pop((parent.ino, name), None)
-        self._changed(parent).distrust(name)
+        self._changed(parent, name).distrust(name)
 
-    def _changed(self, parent: Inode) -> Directory:
+    def _changed(self, parent: Inode, name: str) -> Directory:
         self.changes += 1
         directory = parent.contents
+        self._remembered.pop((parent.ino, name), None)
+        self.storage.foreseen.changed_here(directory.prefix + name)
         for prefix in self.moving:
             if directory.prefix.startswith(prefix):
                 self.moving[prefix] += 1

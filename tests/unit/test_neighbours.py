@@ -15,7 +15,7 @@ from s3mount.errors import NoEntry, Unavailable
 from s3mount.store.base import Headers, ObjectInfo
 from s3mount.vfs.sequence import SKIPPED_MAX, WINDOW_MAX
 from tests.kernel_model import Kernel, mounted
-from tests.memory_store import SECOND_NS, MemoryStore
+from tests.memory_store import SECOND_NS, Call, MemoryStore
 from tests.running import run_virtual
 
 NEAR_SECONDS = 0.02
@@ -341,6 +341,40 @@ async def test_a_file_written_here_meanwhile_is_shown_as_it_was_written(tmp_path
         assert await kernel.read(name_of(12)) == body_of(99)
         assert not await kernel.exists(name_of(13))
         await read_all(kernel, range(14, 99))
+
+
+@run_virtual
+@pytest.mark.parametrize("how", ["written", "renamed"])
+async def test_a_file_that_was_away_when_it_was_asked_for_ahead_is_there_once_it_is_made_again(
+    tmp_path: Path, how: str
+) -> None:
+    """The same bytes at the same key are the same version: what a GET found between two own changes is not believed."""
+    store = filled(100)
+    async with mounted(store, tmp_path) as kernel:
+        await listed(kernel)
+        away, gone = name_of(20), trio.Event()
+
+        async def take_away(call: Call) -> None:
+            if call.operation == "get" and call.key == away:
+                store.before = None
+                gone.set()
+                if how == "written":
+                    await kernel.unlink(away)
+                else:
+                    await kernel.rename(away, "d/aside")
+
+        store.before = take_away
+        number = 0
+        while not gone.is_set():
+            await read_all(kernel, (number,), seconds=NEAR_SECONDS)
+            number += 1
+        assert number <= 20, "it was asked for ahead"
+        await trio.sleep(5 * NEAR_SECONDS)
+        if how == "written":
+            await kernel.write(away, body_of(20))
+        else:
+            await kernel.rename("d/aside", away)
+        await read_all(kernel, range(number, 40))
 
 
 @run_virtual
