@@ -290,6 +290,10 @@ class Tree:
         if inode.parent is not None:
             self._remembered.pop((inode.parent.ino, inode.name), None)
 
+    def forget_remembered(self) -> None:
+        """An open that comes again asks again."""
+        self._remembered.clear()
+
     def _purge(self, now: float) -> None:
         while self._remembered:
             first = next(iter(self._remembered))

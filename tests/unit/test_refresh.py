@@ -1,10 +1,12 @@
 """`s3mount refresh`: whatever told of what is below the path, listing, walk or HEAD, the next look asks the store."""
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
 
+from s3mount.errors import Stale
 from s3mount.store.base import Headers
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import Call, MemoryStore
@@ -141,3 +143,19 @@ async def test_settled_attributes_of_the_version_that_is_still_there_are_not_ask
         for name in await kernel.listdir():
             assert (await kernel.stat(name)).mode == 0o100600
         assert dict(store.counts) == {"list": 1}
+
+
+@run_virtual
+@pytest.mark.parametrize("path", [b"", b"t/f"])
+async def test_a_version_that_waits_for_a_repeated_open_is_forgotten(tmp_path: Path, path: bytes) -> None:
+    store = MemoryStore()
+    store.place("t/f", b"first")
+    async with mounted(store, tmp_path) as kernel:
+        ino = await kernel.ino("t/f")
+        store.place("t/f", b"second")
+        with pytest.raises(Stale):
+            await kernel.fs.open(ino, os.O_RDONLY)
+        store.place("t/f", b"the third")
+        await kernel.fs.refresh(path)
+        kernel.expire()
+        assert await kernel.read("t/f") == b"the third"
