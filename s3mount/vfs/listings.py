@@ -33,8 +33,10 @@ class Listings:
         self.shelf = Shelf(self.drop)
 
     def leased_until(self, span: Span) -> float:
-        """Up to when a span is believed because a walk fetched it: while that walk goes on, and no longer than any."""
-        return 0.0 if span.lease is None else min(span.lease.until, span.fetched + self.walk_ttl_seconds)
+        """Up to when a span is believed because a walk fetched it, or goes by it: while that walk goes on, and no
+        longer than any."""
+        lease = span.lease or span.lent
+        return 0.0 if lease is None else min(lease.until, span.fetched + self.walk_ttl_seconds)
 
     def touch(self, span: Span) -> None:
         self._used.move_to_end(id(span))

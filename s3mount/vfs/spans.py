@@ -42,9 +42,10 @@ class Lease:
 
 class Span:
     """The entries with slots in `(start, stop]`, as a LIST that was sent at `fetched` tells them; `lease` when it was
-    fetched for a walk."""
+    fetched for a walk; `lent` is that of a walk which goes by these entries, and is not prolonged by who looks at
+    them."""
 
-    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "lease", "start", "stop", "token")
+    __slots__ = ("_order", "carry", "entries", "fetched", "hits", "holes", "lease", "lent", "start", "stop", "token")
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Span:
         self.carry: dict[str, Entry] = {} if carry is None else carry
         self.holes = holes
         self.lease = lease
+        self.lent: Lease | None = None
         self.hits = 0
         self._order: list[str] | None = None
 

@@ -32,13 +32,27 @@ PAGES_OF_ONE_MAX = 3
 async def ask_walk(tree: Tree, inode: Inode, position: str) -> bool:
     """Whether a walk may have told what follows `position` in a directory of which that is not known."""
     walk = tree.walks.read(inode.contents.prefix, trio.current_time())
-    return walk is not None and await _ask(tree, walk, inode, position)
+    if walk is None:
+        return False
+    _lend(tree, walk)
+    return await _ask(tree, walk, inode, position)
 
 
 async def look_ahead(tree: Tree, inode: Inode) -> bool:
     """The same for a directory in which a name is looked up, when others before it were looked into in their order."""
     walk = tree.walks.looked_into(inode.contents.prefix, trio.current_time())
-    return walk is not None and await _ask(tree, walk, inode, BEGIN)
+    if walk is None:
+        return False
+    _lend(tree, walk)
+    return await _ask(tree, walk, inode, BEGIN)
+
+
+def _lend(tree: Tree, walk: Walk) -> None:
+    """The directory that is walked was listed before the walk was known for one: that listing serves it as well."""
+    root = tree.inodes.root
+    inode = root if walk.prefix == root.contents.prefix else tree.inodes.directory_at(walk.prefix)
+    for span in inode.contents.pages if inode is not None else ():
+        span.lent = walk.lease
 
 
 def walk_ahead(tree: Tree, directory: Directory, span: Span) -> None:

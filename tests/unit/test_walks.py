@@ -178,6 +178,34 @@ async def test_knowledge_of_a_walk_holds_while_it_goes_on_and_no_longer_than_60_
 
 
 @run_virtual
+async def test_a_walk_that_takes_longer_than_a_lifetime_looks_up_no_directory_anew(tmp_path: Path) -> None:
+    """The listing of the directory that is walked holds as long as what the walk fetches: 30 seconds here."""
+    keys = tree_of(300, 10, root="")
+    store = bucket(keys)
+    async with mounted(store, tmp_path) as kernel:
+        assert set(await find(kernel, pause=0.01)) == paths(keys)
+        assert trio.current_time() > 30
+        assert set(store.counts) == {"list"}
+        assert store.counts["list"] <= 8
+
+
+@run_virtual
+async def test_who_only_asks_for_names_of_a_directory_that_was_walked_sees_changes_after_a_lifetime(
+    tmp_path: Path,
+) -> None:
+    store = bucket(tree_of(40, 10, root=""))
+    async with mounted(store, tmp_path) as kernel:
+        for name in (await kernel.listdir())[:4]:
+            await kernel.listdir(name)
+        for number in range(10):
+            store.remove(f"d0031/f{number:03}")
+        for _ in range(4):
+            await trio.sleep(2)
+            assert await kernel.exists("d0030")
+        assert not await kernel.exists("d0031")
+
+
+@run_virtual
 async def test_knowledge_of_a_walk_that_has_ended_is_not_believed_longer_than_any(tmp_path: Path) -> None:
     store = bucket(tree_of(40, 10))
     async with mounted(store, tmp_path) as kernel:
