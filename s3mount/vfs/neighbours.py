@@ -14,6 +14,7 @@ import stat
 from bisect import bisect_right
 from collections import OrderedDict
 from functools import partial
+from itertools import islice
 
 import trio
 
@@ -88,9 +89,10 @@ class Neighbours:
             span = self._span(parent, position)
             if span is None:
                 break
-            names += [each for each in span.after(position) if span.entries[each] is not DIRECTORY]
+            files = (each for each in span.following(position) if span.entries[each] is not DIRECTORY)
+            names += islice(files, count - len(names))
             position = span.stop
-        return names[:count]
+        return names
 
     def _span(self, parent: Inode, position: str) -> Span | None:
         directory, now = parent.contents, trio.current_time()

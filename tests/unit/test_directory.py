@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from s3mount.store.base import Listed
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, LOCAL, Entry, hidden_behind, slot
@@ -179,3 +181,30 @@ def test_random_changes_leave_pages_equal_to_a_plain_dictionary() -> None:
     told = [position for span in directory.pages for position in span.after(span.start)]
     assert told == sorted(truth, key=slot)
     assert all(directory.find(name, NOW) is not None for name in names)
+
+
+def test_names_stay_in_order_through_changes_and_a_change_looks_at_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is filled here is one span: who reads its files between two changes does not wait for a sort."""
+    looked_at = 0
+
+    def counted(name: str) -> str:
+        nonlocal looked_at
+        looked_at += 1
+        return slot(name)
+
+    draw = random.Random(6)
+    names = [f"{draw.randrange(10**9)}{tail}" for tail in ("", "!", "-a", "0", "\u00e9") for _ in range(2000)]
+    span = page(BEGIN, END, *names[:5000])
+    assert span.after(BEGIN) == sorted(names[:5000], key=slot)
+    monkeypatch.setattr("s3mount.vfs.spans.slot", counted)
+    for name in names[5000:]:
+        assert span.put(name, LOCAL) == 1
+        assert span.put(name, listed(name)) == 0
+        assert next(span.following(name[:-1]), name) >= name[:-1]
+    for name in names[:3000]:
+        assert span.put(name, None) == -1
+        assert span.put(name, None) == 0
+    assert looked_at < 50 * len(names)
+    left = sorted(names[3000:], key=slot)
+    assert span.after(BEGIN) == left
+    assert list(span.following(slot(left[7]))) == left[8:]
