@@ -148,8 +148,11 @@ class Flights:
     async def _second(self, flight: Flight) -> None:
         assert flight.second is not None
         try:
+            there = flight.run.filled
+            if there == flight.run.size:
+                return  # it came after all, before this task ran
             with flight.second:
-                flight.outcome = await self._ask(flight, flight.run.filled)
+                flight.outcome = await self._ask(flight, there)
                 flight.first.cancel()
         except (PreconditionFailed, NotFound, RangeNotSatisfiable) as gone:
             flight.outcome = gone

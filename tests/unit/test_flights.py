@@ -170,6 +170,38 @@ async def test_a_get_that_goes_on_is_not_asked_again_however_long_it_takes() -> 
 
 
 @run_virtual
+async def test_a_get_that_ends_just_as_it_is_asked_again_is_not_asked_for_nothing() -> None:
+    class Sudden(MemoryStore):
+        """Everything comes at once, at the moment when silence becomes a stall."""
+
+        async def get(
+            self,
+            key: str,
+            start: int,
+            into: memoryview,
+            *,
+            if_match: str | None = None,
+            if_none_match: str | None = None,
+            version_id: str | None = None,
+            arrived: Callable[[int], None] | None = None,
+        ) -> ObjectInfo | None:
+            assert len(into) > 0, "which S3 has no request for"
+            assert arrived is not None
+            await trio.sleep(MOST_SECONDS)
+            into[:] = BODY[start : start + len(into)]
+            arrived(len(into))
+            return self._info(key, self.objects[key])
+
+    again = 0
+    for _ in range(40):  # trio draws who of the two runs first
+        store = Sudden()
+        async with flying(store) as own:
+            assert await own.fetch() == MOST_SECONDS
+            again += own.flights.asked_again
+    assert again > 0
+
+
+@run_virtual
 async def test_few_are_asked_again_when_all_stall() -> None:
     store = Stalling(*[(0, 60.0)] * 40)
     async with flying(store) as own:
