@@ -16,10 +16,12 @@ from collections import OrderedDict
 
 RECYCLED_MIN_BYTES = 64 * 1024
 POPULATED_MAX_BYTES = 2 * 1024 * 1024
+NOTHING = memoryview(b"")
 
 
 class Pinned:
-    """A buffer while somebody holds it. `view` is writable and must not be touched after the last unpin."""
+    """A buffer while somebody holds it. `view` is writable, and empty after the last unpin; slices of it must not be
+    touched then."""
 
     __slots__ = ("_buffers", "capacity", "pins", "view")
 
@@ -38,7 +40,9 @@ class Pinned:
         assert self.pins > 0
         self.pins -= 1
         if not self.pins:
-            self._buffers.take_back(self.view)
+            # Who still knows this one keeps no memory alive that is not counted any more.
+            view, self.view = self.view, NOTHING
+            self._buffers.take_back(view)
 
 
 class Buffers:

@@ -1,5 +1,6 @@
 """Recycled memory: what is handed out again, and what is not kept."""
 
+import weakref
 from random import Random
 
 from s3mount.config import MIB
@@ -58,3 +59,12 @@ def test_what_is_idle_stays_within_its_limit_and_is_never_in_use() -> None:
             assert 0 <= buffers.idle_bytes <= 4 * MIB
             assert buffers.used_bytes == sum(memory.capacity for memory in held)
             assert len({id(memory.view) for memory in held}) == len(held)
+
+
+def test_who_still_knows_a_buffer_that_went_back_keeps_no_memory() -> None:
+    for size in (10, 8 * MIB):
+        buffers = Buffers(idle_max_bytes=0)
+        memory = buffers.take(size)
+        view = weakref.ref(memory.view)
+        memory.unpin()
+        assert view() is None
