@@ -63,10 +63,10 @@ class Offer(NamedTuple):
 class _Waiting:
     """What of one piece is in the line, since when."""
 
-    __slots__ = ("missing", "offers", "since")
+    __slots__ = ("missing", "offers", "since", "size")
 
     def __init__(self, size: int, since: float) -> None:
-        self.missing = size
+        self.size = self.missing = size
         self.offers: list[Offer] = []
         self.since = since
 
@@ -211,9 +211,10 @@ class DiskTier:
                 waiting = _Waiting(piece_stop - piece_start, trio.current_time())
                 self._line[version, number] = waiting
             waiting.offers.append(Offer(position, end, memory, offset + position - start))
-            waiting.missing -= end - position
-            if waiting.missing <= 0:
-                self._ready_bytes += piece_stop - piece_start
+            if waiting.missing > 0:
+                waiting.missing -= end - position
+                if waiting.missing <= 0:
+                    self._ready_bytes += waiting.size
             position = end
         if self._ready_bytes >= BATCH_BYTES:
             self._wake.set()
@@ -235,12 +236,12 @@ class DiskTier:
                     await self._wake.wait()
                 self._wake = trio.Event()
                 while await self._write_batch(trio.current_time() - LINGER_SECONDS):
-                    pass
+                    await trio.lowlevel.checkpoint_if_cancelled()  # the batch was shielded
         except trio.Cancelled:
             with trio.move_on_after(CLOSE_SECONDS) as last:
                 last.shield = True
                 while await self._write_batch(inf):
-                    pass
+                    await trio.lowlevel.checkpoint_if_cancelled()
             raise
         finally:
             self._writing = False
@@ -253,6 +254,8 @@ class DiskTier:
         size = 0
         for name, waiting in [item for item in self._line.items() if item[1].missing <= 0 or item[1].since <= before]:
             del self._line[name]
+            if waiting.missing <= 0:
+                self._ready_bytes -= waiting.size
             alive = [offer for offer in waiting.offers if offer.memory.pins]  # else the cache needed the memory
             self._dropped += len(waiting.offers) - len(alive)
             for offer in alive:
@@ -262,7 +265,6 @@ class DiskTier:
             size += sum(offer.stop - offer.start for offer in alive)
             if size >= BATCH_BYTES:
                 break
-        self._ready_bytes = max(0, self._ready_bytes - size)
         if not pinned:
             return False
         await self._write(jobs, pinned)

@@ -14,6 +14,7 @@ from s3mount.control.texts import status_text
 from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
 from s3mount.data.disktier import (
+    CLOSE_SECONDS,
     GATHER_SECONDS,
     LINGER_SECONDS,
     READ_SECONDS,
@@ -375,6 +376,23 @@ async def test_a_disk_that_is_slow_to_write_keeps_no_memory_and_no_reader_waitin
 
 
 @run_virtual
+async def test_a_mount_that_ends_does_not_wait_for_all_that_a_slow_disk_has_to_take(tmp_path: Path) -> None:
+    store = MemoryStore()
+    version, _ = await put(store, "k", 80 * MIB)
+
+    async def slow(call: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            await trio.sleep(4)
+            call()
+
+    async with mount(store, tmp_path, memory=256 * MIB, run_in_thread=slow) as (blocks, _):
+        await trio.sleep(5)
+        await read(blocks, version)
+        ended = trio.current_time()
+    assert trio.current_time() - ended < CLOSE_SECONDS + 2 * 4 + 1
+
+
+@run_virtual
 async def test_small_files_are_written_together(tmp_path: Path) -> None:
     store = MemoryStore()
     threads = 0
@@ -393,6 +411,33 @@ async def test_small_files_are_written_together(tmp_path: Path) -> None:
         await trio.sleep(SETTLED)
         assert threads <= 3
     assert len(list((tmp_path / "blocks").glob("??/*"))) == 300
+
+
+@run_virtual
+async def test_small_files_are_written_together_also_after_memory_was_needed_before_its_turn(tmp_path: Path) -> None:
+    store = MemoryStore()
+    threads = 0
+
+    async def counting(call: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
+        nonlocal threads
+        threads += 1
+        await inline(call, limiter)
+
+    made = [await put(store, str(number), 16 * KIB, number) for number in range(300)]
+    async with mount(store, tmp_path, run_in_thread=counting) as (blocks, tier):
+        for number in range(2):
+            large, _ = await put(store, f"large{number}", 31 * BLOCK)
+            await read(blocks, large)
+            await trio.sleep(0.01)
+            blocks.forget(large)
+            await trio.sleep(SETTLED)
+        assert int(str(tier.figures["not_written"])) > 0
+        threads = 0
+        for version, body in made:
+            assert await read(blocks, version) == body
+            await trio.sleep(0.001)
+        await trio.sleep(SETTLED)
+        assert threads <= 3
 
 
 @run_virtual
