@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import trio
 from cachetools import LRUCache
 
-from s3mount.data.buffers import Buffers, Pinned
+from s3mount.data.buffers import RECYCLED_MIN_BYTES, Buffers, Pinned
 from s3mount.data.disktier import DiskTier
 from s3mount.data.flights import Flights
 from s3mount.data.lanes import Lanes
@@ -35,6 +35,10 @@ from s3mount.errors import (
 from s3mount.store.base import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
+
+RUN_BYTES = 1400
+"""What keeping a run takes beside its bytes (measured). It is counted where there are more runs than one for each
+64 KiB of the limit: a million files of ten bytes would take 1.4 GB."""
 
 
 class BlockCache:
@@ -352,8 +356,13 @@ class BlockCache:
             del self._index[run.version]
         run.memory.unpin()
 
+    @property
+    def _kept_bytes(self) -> int:
+        """What many small runs take beside their bytes."""
+        return RUN_BYTES * max(0, len(self._complete) - self._limit_bytes // RECYCLED_MIN_BYTES)
+
     def _make_room(self, capacity: int) -> bool:
-        while self.used_bytes + capacity > self._limit_bytes:
+        while self.used_bytes + self._kept_bytes + capacity > self._limit_bytes:
             if not self._complete:
                 return not self._in_flight_bytes
             run, _ = self._complete.popitem()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from s3mount.config import KIB, MIB
-from s3mount.data.blocks import BlockCache
+from s3mount.data.blocks import RUN_BYTES, BlockCache
 from s3mount.data.buffers import Buffers
 from s3mount.data.lanes import Lanes
 from s3mount.data.version import Changed, Version
@@ -324,6 +324,16 @@ async def test_who_waits_for_much_memory_is_not_overtaken_for_ever_by_who_needs_
         with trio.fail_after(20):
             await blocks.view(large, 0, 6 * BLOCK)
         nursery.cancel_scope.cancel()
+
+
+@run_virtual
+async def test_very_small_objects_count_for_what_it_takes_to_keep_them() -> None:
+    store = MemoryStore()
+    async with cache(store, limit=1 * MIB) as blocks:
+        for number in range(3000):
+            await blocks.validate(await put(store, str(number), b"ten bytes."))
+        assert len(blocks._complete) * RUN_BYTES < 1.1 * MIB
+        assert len(blocks._complete) > 600
 
 
 class Unconditional(MemoryStore):
