@@ -14,8 +14,8 @@ from tests.e2e.test_control import asked
 from tests.e2e.test_requests import listed, paid
 from tests.proxy import FaultProxy, Rule, Seen
 
-FAR_SECONDS = 0.1
-"""So far that a reader on a busy machine is kept waiting too, who takes several milliseconds for a file."""
+FAR_SECONDS = 0.3
+"""So far that a reader on a busy machine is kept waiting too, who takes 25 milliseconds for a file."""
 WIDE = "--neighbour-ttl=60s", "--metadata-ttl=60s"
 """So that a machine which is busy for a second changes no count."""
 FILES = 300
@@ -32,7 +32,7 @@ def name_of(number: int) -> str:
 
 @pytest.fixture
 def far(mounts: Mounts, proxy: FaultProxy, place: Place) -> Mounted:
-    """A mount of 300 files of 16 KiB on a store that is 100 ms away, their directory listed."""
+    """A mount of 300 files of 16 KiB on a store that is far away, their directory listed."""
     in_threads(lambda number: place.put(f"d/{name_of(number)}", body_of(number)), range(FILES), threads=16)
     grow_old()
     mounted = mounts.start(*WIDE, endpoint_url=proxy.endpoint_url)
@@ -80,17 +80,13 @@ def read_as_readdir_tells(directory: Path) -> None:
         assert len(Path(entry.path).read_bytes()) == 16384
 
 
-def read_by_eight_threads(directory: Path) -> None:
-    in_threads(lambda number: (directory / name_of(number)).read_bytes(), range(FILES), threads=8)
-
-
 def grep(directory: Path) -> None:
     assert succeed("grep", "-rc", "^0007", directory).count(":1\n") == 1
 
 
 @pytest.mark.parametrize(
     "program",
-    [read_in_order, cat, cat_by_many_processes, read_as_readdir_tells, read_by_eight_threads, grep],
+    [read_in_order, cat, cat_by_many_processes, read_as_readdir_tells, grep],
     ids=lambda program: program.__name__,
 )
 def test_files_read_in_order_are_one_get_each_and_ten_at_once(
@@ -106,6 +102,19 @@ def test_files_read_in_order_are_one_get_each_and_ten_at_once(
     figures = files_ahead(far)
     assert figures["used"] >= FILES * 9 // 10
     assert figures["wasted"] == 0
+
+
+def test_files_read_by_eight_threads_are_one_get_each_and_one_more_for_who_lags(
+    far: Mounted, proxy: FaultProxy
+) -> None:
+    """C9: threads that share the files; whose turn it is is up to the machine, and who is far behind asks himself."""
+    in_threads(lambda number: (far.root / "d" / name_of(number)).read_bytes(), range(FILES), threads=8)
+    requests = made(proxy)
+    figures = files_ahead(far)
+    assert [seen.kind for seen in requests] == ["get"] * (FILES + figures["wasted"])
+    assert len({seen.key for seen in requests}) == FILES
+    assert figures["wasted"] <= 8
+    assert under_way(requests) >= 10
 
 
 def test_cp_and_tar_of_a_directory_are_one_get_a_file(far: Mounted, proxy: FaultProxy, tmp_path: Path) -> None:
@@ -186,6 +195,5 @@ def test_nothing_is_fetched_ahead_without_a_neighbour_ttl(mounts: Mounts, proxy:
         path = mounted.root / "d" / name_of(number)
         assert path.read_bytes() == body_of(number)
     requests = made(proxy)
-    assert len(requests) == 60
-    assert under_way(requests) == 1
+    assert [Path(seen.key).name for seen in requests] == [name_of(number) for number in range(60)]
     assert files_ahead(mounted)["fetched"] == 0
