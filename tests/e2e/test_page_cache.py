@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.e2e.test_requests import listed, paid
 from tests.proxy import FaultProxy
 from tests.servers import boto
 
-OVERWRITES = 1000
+OVERWRITES, WHOLE_MIN = 1000, 100
 SIZES = (16 * 1024, 300_000, 96, 131_072, 150_000)
 """Of one block and of several, so that a version comes in one piece or in some."""
 
@@ -33,7 +34,8 @@ def test_a_second_reading_is_one_304_and_nothing_is_asked_of_the_daemon(
     """Pages are kept over opens of an unchanged version: a second reading costs one conditional GET and no READ."""
     body = random.Random(1).randbytes(3 * MIB + 17)
     place.put("d/f", body)
-    mounted = mounts.start(endpoint_url=proxy.endpoint_url, plant="tell-reads")
+    # A machine that is busy for some seconds looks no name up again.
+    mounted = mounts.start("--metadata-ttl=60s", endpoint_url=proxy.endpoint_url, plant="tell-reads")
     listed(mounted, proxy, "d")
     assert (mounted.root / "d/f").read_bytes() == body
     paid(proxy)
@@ -131,30 +133,32 @@ def test_each_reading_is_one_version_while_another_client_overwrites_it_1000_tim
     mounts: Mounts, place: Place
 ) -> None:
     """Every open and its reads give one whole version, none that is older than what was stored before the open, and
-    never an older one than before; ESTALE comes from a read only."""
+    never an older one than before; ESTALE comes from a read only. It goes on until 100 were read whole."""
     place.put("f", versioned(0))
     path = mounts.start().root / "f"
     s3 = boto(place.server)
-    stored = 0
+    stored = whole = 0
 
     def overwrite() -> None:
         nonlocal stored
-        for stamp in range(1, OVERWRITES + 1):
+        while not over.is_set() and (stored < OVERWRITES or whole < WHOLE_MIN):
+            stamp = stored + 1
             s3.put_object(Bucket=place.bucket, Key=place.prefix + "f", Body=versioned(stamp))
             stored = stamp
 
+    over = threading.Event()
     writer = Background(overwrite)
-    whole = gone = 0
     seen = -1
-    while writer.is_alive():
-        least = max(seen, stored)
-        body = read_once(path)
-        if body is None:
-            gone += 1
-            continue
-        seen = stamp_of(body)
-        assert least <= seen <= stored + 1
-        whole += 1
+    try:
+        while writer.is_alive():
+            least = max(seen, stored)
+            body = read_once(path)
+            if body is None:
+                continue
+            seen = stamp_of(body)
+            assert least <= seen <= stored + 1
+            whole += 1
+    finally:
+        over.set()
     writer.result()
-    assert whole >= 100, (whole, gone)
-    assert stamp_of(path.read_bytes()) == OVERWRITES
+    assert stamp_of(path.read_bytes()) == stored

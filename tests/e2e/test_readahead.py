@@ -59,11 +59,16 @@ def test_four_streams_of_one_file_read_right_bytes_and_each_byte_is_fetched_once
                 assert os.pread(found.fileno(), count, offset) == os.pread(expected.fileno(), count, offset)
 
         in_threads(read, range(4), threads=4)
-    fetched = ranges(proxy)
-    assert [stop for _, stop in fetched[:-1]] == [start for start, _ in fetched[1:]], "no gap and no overlap"
-    assert (fetched[0][0], fetched[-1][1]) == (0, SIZE)
-    assert len(fetched) < SIZE / MIB, "in GETs that are larger than the kernel's reads"
     told = asked("status", proxied.root)["storage"]["read_ahead"]
+    fetched = ranges(proxy)
+    reached = again = 0
+    for start, stop in fetched:
+        assert start <= reached, "no gap"
+        again += start < reached
+        reached = max(reached, stop)
+    assert reached == SIZE
+    assert again <= told["asked_again"], "no overlap, but where a machine was so busy that a GET seemed lost"
+    assert len(fetched) < SIZE / MIB, "in GETs that are larger than the kernel's reads"
     assert told["fetched_bytes"] > SIZE // 2
     assert (told["unread_bytes"], told["wasted_bytes"]) == (0, 0)
 
