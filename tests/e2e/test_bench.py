@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ command = "false {bucket} {mountpoint}"
 command = '{python} -c "import sys; sys.exit(sys.argv[1])" {mountpoint} {bucket}'
 """
 OURS = ["--size", "tiny", "--system", "s3mount"]
-RUN_SECONDS = 100
+RUN_SECONDS, END_SECONDS = 240, 60
 
 
 @pytest.fixture
@@ -42,22 +43,43 @@ def said_by(process: Path) -> str:
         return ""
 
 
-def start(*words: str | Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextmanager
+def started(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """A run that is over in the end; one that does not end is told to, so that it leaves nothing to other tests."""
+    process = subprocess.Popen(
         [ROOT / "bench" / "run", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHON": sys.executable},
     )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=END_SECONDS)
 
 
+@pytest.mark.seconds(300)
 def test_a_run_measures_judges_and_writes_its_page(work: Path, tmp_path: Path) -> None:
     systems, page = tmp_path / "mine.toml", tmp_path / "docs" / "page"
     systems.write_text(BROKEN)
     only = ["--only", "small-16,rename,loop"]
-    process = start(*OURS, "--system", "broken,dying", "--systems", systems, *only, "--work", work, "--write", page)
-    out, err = process.communicate(timeout=RUN_SECONDS)
+    words: list[str | Path] = [
+        *OURS,
+        "--system",
+        "broken,dying",
+        "--systems",
+        systems,
+        *only,
+        "--work",
+        work,
+        "--write",
+        page,
+    ]
+    with started(*words) as process:
+        out, err = process.communicate(timeout=RUN_SECONDS)
     assert process.returncode in (0, 1), err  # figures of so little miss targets, or do not
     assert "32 files of 16 KiB read by 16" in out
     assert "GET 32, " in out
@@ -74,13 +96,13 @@ def test_a_run_measures_judges_and_writes_its_page(work: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_leaves_nothing(work: Path, number: signal.Signals) -> None:
-    process = start(*OURS, "--only", "sequential", "--turns", "50", "--work", work)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "1/100" in line:
-            break
-    time.sleep(0.3)  # into the next turn, wherever that is
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    with started(*OURS, "--only", "sequential", "--turns", "50", "--work", work) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "1/100" in line:
+                break
+        time.sleep(0.3)  # into the next turn, wherever that is
+        process.send_signal(number)
+        _, err = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 130, err
     assert err.endswith("bench/run: interrupted\n")

@@ -63,7 +63,7 @@ def test_after_a_remount_a_file_costs_a_304_and_no_byte(mounts: Mounts, proxy: F
         place.put(name, body)
     mounted = mounts.start(ON, endpoint_url=proxy.endpoint_url)
     for name, body in bodies.items():
-        assert (mounted.root / name).read_bytes() == body
+        assert read_and_keep(mounted, name) == body
     mounted.remount()
     proxy.forget()
     for name, body in bodies.items():
@@ -109,7 +109,8 @@ def test_a_damaged_cache_is_fetched_anew(mounts: Mounts, place: Place, damage: s
     read_and_keep(mounted, "large")
     (mounted.root / "small").read_bytes()
     mounted.stop()
-    for path in pieces(mounted.work / "cache"):
+    damaged = pieces(mounted.work / "cache")
+    for path in damaged:
         raw = bytearray(path.read_bytes())
         if damage == "flip":
             raw[-1 - random.Random(str(path)).randrange(4000)] ^= 4
@@ -120,7 +121,8 @@ def test_a_damaged_cache_is_fetched_anew(mounts: Mounts, place: Place, damage: s
     mounted.expect(DAMAGED)
     assert (mounted.root / "large").read_bytes() == body
     assert (mounted.root / "small").read_bytes() == body[:5000]
-    assert kept(mounted)["damaged"] == 4
+    # Four where a machine has written each piece at once; who takes a second for one leaves it in parts.
+    assert 4 <= kept(mounted)["damaged"] <= len(damaged)
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_the_limit_is_honoured(mounts: Mounts, place: Place) -> None:
             most = max(most, taken(cache))
             time.sleep(0.05)
     assert 7 * MIB < most <= 16 * MIB
-    assert kept(mounted)["used_bytes"] == taken(cache)
+    assert eventually(lambda: kept(mounted)["used_bytes"] == taken(cache))
 
 
 def taken(cache: Path) -> int:
