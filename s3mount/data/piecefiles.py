@@ -92,6 +92,7 @@ class PieceFiles:
         self._listed: list[int] = [-1] * PARTS
         self._direct = True
         self._heads = threading.local()
+        self._counting = threading.Lock()
         self._root = os.fspath(self.directory)
 
     # reading
@@ -171,10 +172,15 @@ class PieceFiles:
         return head[:size]
 
     def _remove(self, path: str, reason: Exception) -> None:
-        self.damaged += 1
-        self.damage = f"{path}: {reason}"
-        with suppress(OSError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            return  # another reader has met it too
+        except OSError as error:
+            reason = error
+        with self._counting:
+            self.damaged += 1
+            self.damage = f"{path}: {reason}"
 
     # writing
 

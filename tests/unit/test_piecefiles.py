@@ -5,6 +5,7 @@ import mmap
 import os
 import random
 import resource
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,27 @@ def test_a_flipped_cut_or_lengthened_file_is_deleted_and_not_believed(
     assert get(tier, of) == b""
     assert on_disk(tier) == []
     assert tier.damaged == 1
+
+
+def test_what_several_readers_find_damaged_is_counted_once(tmp_path: Path) -> None:
+    tier = files(tmp_path)
+    made = [put(tier, body_of(2 * BLOCK), str(number)) for number in range(200)]
+    for path in on_disk(tier):
+        os.truncate(path, 2 * BLOCK)
+    together = threading.Barrier(4)
+
+    def read_all() -> None:
+        for of in made:
+            together.wait()
+            assert get(tier, of) == b""
+
+    threads = [threading.Thread(target=read_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert on_disk(tier) == []
+    assert tier.damaged == 200
 
 
 def foreign_piece(path: Path, tier: PieceFiles) -> None:
