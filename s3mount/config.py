@@ -22,6 +22,8 @@ S3_OBJECT_MAX_BYTES = 5 * TIB
 S3_COPY_MAX_BYTES = 5 * GIB
 S3_KEY_MAX_BYTES = 1024
 NAME_MAX_BYTES = 255
+CACHE_LEAST_BYTES = 16 * MIB
+"""Of a cache on disk: less would not hold what is written together."""
 RESERVED = ".s3mount"
 """Names that start with it are ours: hidden, refused on create."""
 
@@ -181,6 +183,8 @@ class Config:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
         if min(self.metadata_ttl_seconds, self.negative_ttl_seconds, self.neighbour_ttl_seconds) < 0:
             raise UsageError("--metadata-ttl, --negative-ttl and --neighbour-ttl cannot be negative")
+        if 0 < self.cache_size_max_bytes < CACHE_LEAST_BYTES:
+            raise UsageError("--max-cache-size must be at least 16MiB, or 0 for none")
         if self.xattr and self.attributes == "never":
             raise UsageError("--xattr stores attributes and --attributes never stores none: choose one")
         if not self.part_size_bytes <= self.file_size_max_bytes <= S3_OBJECT_MAX_BYTES:

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--distance", action="append", type=int, metavar="MS", help="milliseconds to the store; may be repeated"
     )
-    options.add_argument("--rate", type=float, default=0, metavar="MB/S", help="of each connection, where away")
+    options.add_argument("--rate", type=float, default=None, metavar="MB/S", help="of each connection, where away")
     options.add_argument("--write", type=Path, metavar="STEM", help="write STEM.md and STEM.png")
     options.add_argument("--work", type=Path, metavar="DIR", help="where the server's data and all caches are")
     options.add_argument("--list", action="store_true", help="show workloads and systems, and end")
@@ -81,11 +81,12 @@ def planned(options: argparse.Namespace) -> tuple[Plan, str]:
     if not systems:
         raise ConfigurationError("none of the systems is installed")
     distances = options.distance or [0]
-    if options.rate and not any(distances):
+    if options.rate is not None and not any(distances):
         raise ConfigurationError("--rate is for a store that is away: see --distance")
-    if min(distances) < 0 or (options.turns is not None and options.turns < 1) or options.rate < 0:
-        raise ConfigurationError("distances, rates and turns are numbers above zero")
-    places = [Place(distance, int(options.rate * 1e6) if distance else 0) for distance in dict.fromkeys(distances)]
+    rate = options.rate
+    if min(distances) < 0 or (options.turns is not None and options.turns < 1) or (rate is not None and rate <= 0):
+        raise ConfigurationError("rates and turns are numbers above zero, distances are not below it")
+    places = [Place(distance, int(rate * 1e6) if rate and distance else 0) for distance in dict.fromkeys(distances)]
     plan = Plan(
         workloads=[task for task in known.values() if task.name in names],
         own=[task for task in own.values() if task.name in names],

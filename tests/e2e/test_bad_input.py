@@ -80,6 +80,7 @@ def attempt(place: Place, tmp_path: Path, mounts: Mounts) -> Attempt:
         ("--staging-limit=6MiB", "--staging-limit"),
         ("--metadata-ttl=5parsecs", "--metadata-ttl"),
         ("--negative-ttl=soon", "--negative-ttl"),
+        ("--max-cache-size=1MiB", "--max-cache-size"),
         ("--file-mode=rw", "--file-mode"),
         ("--uid=root", "--uid"),
         ("--log-level=chatty", "--log-level"),

@@ -101,6 +101,7 @@ def test_a_version_is_the_first_line_that_the_program_says() -> None:
         (["--only", "nothing"], "there is no workload nothing"),
         (["--system", "nothing"], "there is no system nothing"),
         (["--rate", "60"], "see --distance"),
+        (["--rate", "0", "--distance", "20"], "above zero"),
         (["--turns", "0"], "above zero"),
         (["--distance", "-5"], "above zero"),
     ],
