@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyfuse3
@@ -35,6 +35,7 @@ from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
+from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
 from s3mount.vfs import attributedb
@@ -81,6 +82,7 @@ def umount(mountpoint: Path) -> int:
 
 
 def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], None]) -> int:
+    config = replace(config, endpoint_url=configured_endpoint(config))
     with instance.held(config, prepared.cache_dir) as held:
         try:
             logs.configure(

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import boto3.session
 import botocore.config
+import botocore.configprovider
 import botocore.credentials
 import botocore.exceptions
 import botocore.httpsession
@@ -148,6 +149,25 @@ class Access:
         self._credentials = credentials
         self.signer = Signer(credentials, self.address.region) if credentials is not None else None
         self.generation += 1
+
+
+def configured_endpoint(config: Config) -> str | None:
+    """Where the store is by `--endpoint-url`, or as AWS's own settings have it (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL,
+    the profile's `endpoint_url`, in botocore's order of precedence); None: at Amazon. What is kept on this machine of a
+    bucket is kept by it."""
+    if config.endpoint_url is not None:
+        return config.endpoint_url
+    core = botocore.session.Session(profile=config.profile)
+    try:
+        if core.get_config_variable("ignore_configured_endpoint_urls"):
+            return None
+        provider = botocore.configprovider.ConfiguredEndpointProvider(
+            full_config=core.full_config, scoped_config=core.get_scoped_config(), client_name="s3"
+        )
+        found: str | None = provider.provide()
+    except botocore.exceptions.BotoCoreError:
+        return None  # whoever opens the store says why, in words
+    return found
 
 
 def _resolve(
