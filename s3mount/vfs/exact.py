@@ -147,10 +147,9 @@ class Exact:
         tree = self._tree
         asked = trio.current_time()
         info: ObjectInfo | None = None
-        fresh = asked - tree.config.metadata_ttl_seconds
         if directory is None:
             info = await self._head(prefix + FLAG)
-        elif directory.flag is not False or directory.flag_at < fresh:
+        elif directory.flag is not False or directory.unflagged_until() <= asked:
             info = await ask_flag(tree, directory)
         wanted = tree.config.attributes == "always" or (above is not None and above.flag is True)
         if info is None and wanted and prefix and (directory is None or directory.marker is not False):

@@ -190,6 +190,30 @@ async def test_a_walk_that_takes_longer_than_a_lifetime_looks_up_no_directory_an
 
 
 @run_virtual
+async def test_the_attributes_of_the_directory_that_is_walked_hold_as_long_as_its_listing(tmp_path: Path) -> None:
+    """The kernel asks for them again and again; its flag is asked for once the walk is over."""
+    store = bucket(tree_of(100, 10))
+
+    def flags_asked() -> int:
+        return sum(call.operation == "head" and call.key == "t/.s3mount-attrs" for call in store.calls)
+
+    async with mounted(store, tmp_path) as kernel:
+        ino = await kernel.ino("t")
+        for name in await kernel.listdir("t"):
+            # Below an open directory, as du goes: nobody looks `t` itself up.
+            below = (await kernel._step(ino, name.encode())).ino
+            fh = await kernel.fs.opendir(below)
+            assert len((await kernel.getdents(fh, below, 0, 100))[0]) == 12
+            kernel.fs.releasedir(fh)
+            await kernel.fs.getattr(ino)
+            await trio.sleep(0.2)
+        assert flags_asked() == 0
+        await trio.sleep(11)
+        await kernel.fs.getattr(ino)
+        assert flags_asked() == 1
+
+
+@run_virtual
 async def test_who_only_asks_for_names_of_a_directory_that_was_walked_sees_changes_after_a_lifetime(
     tmp_path: Path,
 ) -> None:
