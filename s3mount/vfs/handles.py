@@ -80,8 +80,10 @@ class Handles:
         await self._tree.transits.passed(inode.key)
         former = None if inode.state is None else inode.state.file
         readable = flags & os.O_ACCMODE != os.O_WRONLY
-        if not inode.linked and (former is None or former.parted or (readable and former.forgone)):
-            # The path is another inode's by now, or nobody's, and the kernel has not looked it up since.
+        gone = not inode.linked and (former is None or former.parted or (readable and former.forgone))
+        # The path is another inode's by now, or nobody's, and the kernel has not looked it up since. Who was sent round
+        # for this version reads it all the same, for he would not be sent round a second time.
+        if gone and (writable or former is not None or not self._comes_again(inode, caller)):
             raise Stale(f"{inode.path}: the file is another one now")
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable()
@@ -95,8 +97,8 @@ class Handles:
             if file is None:
                 file = state.file = self._make_file(inode, state)
             if flags & os.O_TRUNC:
-                await self._truncate(inode, state, file)
-            elif not state.held and not self._just_fetched(inode, state, writable=writable):
+                await self._truncate(inode, state, file, caller)
+            elif not state.held and not self._just_fetched(inode, state, caller, writable=writable):
                 if writable:
                     await file.validate_for_writing()
                 else:
@@ -106,7 +108,7 @@ class Handles:
             # A writer may have come meanwhile: its path keeps the inode.
             if not state.held:
                 self._drop_handle(inode, state)
-                raise self._tree.remember(inode, changed.info) from changed
+                raise self._tree.remember(inode, changed.info, opener=caller.pid) from changed
         except BaseException:
             self._drop_handle(inode, state)
             raise
@@ -304,9 +306,9 @@ class Handles:
             before_sending=partial(ready, self._tree, inode),
         )
 
-    async def _truncate(self, inode: Inode, state: State, file: File) -> None:
+    async def _truncate(self, inode: Inode, state: State, file: File, caller: Caller) -> None:
         """O_TRUNC: whatever version is there is replaced, but its headers survive."""
-        if not state.held and not self._just_fetched(inode, state, writable=True):
+        if not state.held and not self._just_fetched(inode, state, caller, writable=True):
             await file.validate_for_replacing(self._tree.headers_of_new(inode.name))
             if file.parted:
                 return  # the open is refused
@@ -361,10 +363,17 @@ class Handles:
             self._tree.distrust(inode.parent, inode.name)
             self._tree.inodes.detach(inode)
 
-    def _just_fetched(self, inode: Inode, state: State, *, writable: bool) -> bool:
+    def _just_fetched(self, inode: Inode, state: State, caller: Caller, *, writable: bool) -> bool:
         """Whether this is the open that an ESTALE sent round again: what was fetched then serves it, and no other
         open."""
-        until, state.validated_until = state.validated_until, 0.0
-        if until:
-            self._tree.repeated(inode)
-        return trio.current_time() < until and not (writable and state.lacks_tags)
+        if not self._comes_again(inode, caller):
+            return False
+        assert inode.parent is not None
+        self._tree.repeats.take((inode.parent.ino, inode.name), caller.pid, trio.current_time())
+        return not (writable and state.lacks_tags)
+
+    def _comes_again(self, inode: Inode, caller: Caller) -> bool:
+        state, now = inode.state, trio.current_time()
+        if state is None or state.validated_until <= now or inode.parent is None:
+            return False
+        return self._tree.repeats.owes((inode.parent.ino, inode.name), caller.pid, now)

@@ -113,7 +113,7 @@ async def forget(tree: Tree, path: bytes) -> list[KernelName]:
     """
     parent, inode, name = None, tree.inodes.root, ""
     tree.storage.foreseen.drop_all()
-    tree.forget_remembered()
+    tree.repeats.clear()
     names = list(_names(path))
     _forget_unasked(tree, names)
     for name in names:

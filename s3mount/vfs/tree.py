@@ -1,9 +1,7 @@
 """What the operations of one mount share: store, inode table, listings, memory of retries, how an inode is shown.
 
 Synchronous. But for the gate that keeps writers out of a read-only mount there are no rules of POSIX here. The state
-is what `Tree.__init__` makes; `moving` counts the own changes below each prefix that a rename moves; `remembered` holds
-versions that an open found instead of those it was asked for, in the order of their expiry, for the kernel's
-repetition of that open.
+is what `Tree.__init__` makes; `moving` counts the own changes below each prefix that a rename moves.
 """
 
 import logging
@@ -29,6 +27,7 @@ from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escap
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
 from s3mount.vfs.recall import Recall
+from s3mount.vfs.repeats import Repeats
 from s3mount.vfs.showing import Showing
 from s3mount.vfs.told import Told, meet, said_plain
 from s3mount.vfs.transits import Transits
@@ -36,7 +35,6 @@ from s3mount.vfs.walks import Walks
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_MAX = 10_000
 HIDDEN_PREFIXES_MAX = 1_000
 
 
@@ -102,7 +100,7 @@ class Tree:
         self.show_plain, self.plain_until_ns = showing.show_plain, showing.plain_until_ns
         self.entry_seconds = showing.entry_seconds
         self.is_file, self.lists_file, self._look_alike = showing.is_file, showing.lists_file, showing.look_alike
-        self._remembered: dict[tuple[int, str], tuple[ObjectInfo, float]] = {}
+        self.repeats = Repeats(config.retry_memory_seconds)
 
     # knowledge of single names
 
@@ -231,7 +229,7 @@ class Tree:
     def _changed(self, parent: Inode, name: str) -> Directory:
         self.changes += 1
         directory = parent.contents
-        self._remembered.pop((parent.ino, name), None)
+        self.repeats.forget((parent.ino, name))
         self.storage.foreseen.changed_here(directory.prefix + name)
         for prefix in self.moving:
             if directory.prefix.startswith(prefix):
@@ -251,11 +249,12 @@ class Tree:
         state = parent.own
         state.mtime_ns = state.ctime_ns = self.wall_ns()
 
-    def remember(self, inode: Inode, info: ObjectInfo | None) -> Stale:
+    def remember(self, inode: Inode, info: ObjectInfo | None, *, opener: int | None = None) -> Stale:
         """A version other than the inode's was found, or none: let go of the inode; the error that makes Linux look
         up again.
 
-        The lookup that follows is answered by this version, and the open after it validates nothing.
+        The lookup that follows is answered by this version. If this was an open, of the thread `opener`, it validates
+        nothing when it comes again.
         """
         parent, name = inode.parent, inode.name
         if parent is not None and inode.linked:
@@ -264,19 +263,16 @@ class Tree:
                 parent.contents.note(name, None, own=False)
             else:
                 parent.contents.note(name, self.learn(parent, name, info, now), own=False)
-                self._purge(now)
-                self._remembered[parent.ino, name] = info, now + self.config.retry_memory_seconds
+                self.repeats.remember((parent.ino, name), info, now, opener=opener)
             self.inodes.detach(inode)
         return Stale(f"{inode.path}: the object is another version now")
 
     def recall(self, parent: Inode, name: str, now: float) -> Inode | None:
-        """The inode of a version that was remembered for this lookup. It stays remembered until its open comes: Linux
-        may look up twice, and forget the inode between."""
-        if not self._remembered:
+        """The inode of a version that was remembered for this lookup."""
+        found = self.repeats.find((parent.ino, name), now)
+        if found is None or not found.info.key.startswith(parent.contents.prefix):
             return None
-        info, until = self._remembered.get((parent.ino, name), (None, 0.0))
-        if info is None or until <= now or not info.key.startswith(parent.contents.prefix):
-            return None
+        info, until = found.info, found.until
         listed = Listed(info.key, info.size, info.etag, info.last_modified_ns)
         inode = self.inodes.bind_file(parent, name, listed, until)
         self.settle(inode)
@@ -284,22 +280,6 @@ class Tree:
         inode.own.headers = info.headers
         inode.own.lacks_tags = bool(info.tag_count) and not info.headers.tags
         return inode
-
-    def repeated(self, inode: Inode) -> None:
-        """The open came again: what was remembered for it serves no other."""
-        if inode.parent is not None:
-            self._remembered.pop((inode.parent.ino, inode.name), None)
-
-    def forget_remembered(self) -> None:
-        """An open that comes again asks again."""
-        self._remembered.clear()
-
-    def _purge(self, now: float) -> None:
-        while self._remembered:
-            first = next(iter(self._remembered))
-            if self._remembered[first][1] > now and len(self._remembered) < REMEMBERED_MAX:
-                return
-            del self._remembered[first]
 
     def report_hidden(self, prefix: str, hidden: tuple[str, ...]) -> None:
         """Count keys that cannot be paths; once per prefix a line."""

@@ -20,7 +20,7 @@ from s3mount.errors import (
 )
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import ROOT, Caller, Changes
-from tests.kernel_model import ME, mounted
+from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_trio, run_virtual
 
@@ -530,6 +530,67 @@ async def test_the_open_that_is_repeated_succeeds_though_its_inode_was_forgotten
         kernel.fs.forget([(found.ino, 1)])
         kernel.expire()
         assert await kernel.read("f") == b"third"  # what was remembered has served its open
+
+
+def thread(pid: int) -> Caller:
+    return Caller(uid=0, gid=0, pid=pid, umask=0)
+
+
+async def sent_round(kernel: Kernel, ino: int, pid: int) -> int:
+    """An open that meets another version, and the lookup that follows: the inode to open now."""
+    with pytest.raises(Stale):
+        await kernel.fs.open(ino, os.O_RDONLY, thread(pid))
+    return (await kernel.fs.lookup(ROOT, b"f")).ino
+
+
+async def opened(kernel: Kernel, ino: int, pid: int) -> bytes:
+    fh = await kernel.fs.open(ino, os.O_RDONLY, thread(pid))
+    content = bytes(await kernel.fs.read(fh, 0, 100))
+    await kernel.close(fh)
+    return content
+
+
+@run_virtual
+async def test_an_open_of_another_thread_does_not_use_up_what_a_repeated_open_is_owed(tmp_path: Path) -> None:
+    """The object is replaced all the time, and Linux repeats an open once: its second ESTALE is the program's."""
+    store = MemoryStore()
+    store.place("f", b"first")
+    async with mounted(store, tmp_path) as kernel:
+        former = await kernel.ino("f")
+        store.place("f", b"second")
+        second = await sent_round(kernel, former, 1)
+        costs(store)
+        assert await opened(kernel, second, 2) == b"second"
+        assert costs(store) == {"get": 1}  # it was not sent round: it asks
+        store.place("f", b"third")
+        third = await sent_round(kernel, second, 2)
+        costs(store)
+        assert await opened(kernel, second, 1) == b"second"  # fetched while the first thread waited for this open
+        assert await opened(kernel, third, 2) == b"third"
+        assert costs(store) == {}
+        store.place("f", b"fourth")
+        assert await sent_round(kernel, third, 1) != third  # each was owed one
+
+
+@run_virtual
+async def test_who_is_owed_an_open_and_has_not_looked_up_yet_finds_the_newest_version(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"first")
+    async with mounted(store, tmp_path) as kernel:
+        former = await kernel.ino("f")
+        store.place("f", b"second")
+        with pytest.raises(Stale):
+            await kernel.fs.open(former, os.O_RDONLY, thread(1))
+        second = (await kernel.fs.lookup(ROOT, b"f")).ino
+        store.place("f", b"third")
+        third = await sent_round(kernel, second, 2)
+        store.place("f", b"fourth")
+        costs(store)
+        assert await opened(kernel, third, 1) == b"third"
+        assert await opened(kernel, third, 2) == b"third"
+        assert costs(store) == {}
+        with pytest.raises(Stale):
+            await kernel.fs.open(third, os.O_RDONLY, thread(1))
 
 
 @run_virtual
