@@ -82,9 +82,11 @@ class Handles:
         readable = flags & os.O_ACCMODE != os.O_WRONLY
         gone = not inode.linked and (former is None or former.parted or (readable and former.forgone))
         # The path is another inode's by now, or nobody's, and the kernel has not looked it up since. Who was sent round
-        # for this version reads it all the same, for he would not be sent round a second time.
-        if gone and (writable or former is not None or not self._comes_again(inode, caller)):
+        # for this version reads it all the same, for he would not be sent round a second time; who was not is sent
+        # round once he has found what he will open.
+        if gone and (writable or former is not None or inode.known is None):
             raise Stale(f"{inode.path}: the file is another one now")
+        gone = gone and not self._comes_again(inode, caller)
         if writable or flags & os.O_TRUNC:
             self._tree.check_writable()
         state = inode.own
@@ -114,7 +116,7 @@ class Handles:
             raise
         fh = self._add(inode, state, flags, caller)
         file = self._file(self.get(fh))
-        if file.parted or (readable and file.forgone):
+        if gone or file.parted or (readable and file.forgone):
             # While we asked. Whoever closed it meanwhile has left the last release to us.
             self._tree.background(self.release, fh)
             raise Stale(f"{inode.path}: the file is another one now")

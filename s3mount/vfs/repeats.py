@@ -27,6 +27,10 @@ class Found(NamedTuple):
     until: float
     owed: Counter[int]
 
+    def waits(self, now: float) -> bool:
+        """Whether anything is to come again, as far as we know: chmod does, too, and is not counted."""
+        return self.until > now and (not self.owed or max(self.owed.values()) > 0)
+
 
 class Repeats:
     """See the module. The state is what was found, in the order of its expiry."""
@@ -38,7 +42,7 @@ class Repeats:
     def remember(self, name: Name, info: ObjectInfo, now: float, *, opener: int | None) -> None:
         """`opener`: the thread whose open this was, if it was one. Who is owed an older version gets this one."""
         before = self._found.pop(name, None)
-        owed = before.owed if before is not None and before.until > now else Counter[int]()
+        owed = +before.owed if before is not None and before.until > now else Counter[int]()
         if opener is not None:
             owed[opener] += 1
         while self._found:
@@ -51,7 +55,7 @@ class Repeats:
     def find(self, name: Name, now: float) -> Found | None:
         """What answers a lookup."""
         found = self._found.get(name) if self._found else None
-        return found if found is not None and found.until > now else None
+        return found if found is not None and found.waits(now) else None
 
     def owes(self, name: Name, opener: int, now: float) -> bool:
         """Whether an open of this thread has come again."""
@@ -62,11 +66,14 @@ class Repeats:
         """The same, and it is not owed any more."""
         if not self.owes(name, opener, now):
             return False
-        owed = self._found[name].owed
-        owed[opener] -= 1
-        if not +owed:
-            del self._found[name]
+        self._found[name].owed[opener] -= 1
         return True
+
+    def join(self, name: Name, info: ObjectInfo, opener: int, now: float) -> None:
+        """Another open has found the same at the same time, or a little later, and comes again too."""
+        found = self._found.get(name)
+        if found is not None and found.until > now and found.info.etag == info.etag:
+            found.owed[opener] += 1
 
     def forget(self, name: Name) -> None:
         """The name was changed here."""

@@ -265,6 +265,8 @@ class Tree:
                 parent.contents.note(name, self.learn(parent, name, info, now), own=False)
                 self.repeats.remember((parent.ino, name), info, now, opener=opener)
             self.inodes.detach(inode)
+        elif parent is not None and info is not None and opener is not None:
+            self.repeats.join((parent.ino, name), info, opener, trio.current_time())
         return Stale(f"{inode.path}: the object is another version now")
 
     def recall(self, parent: Inode, name: str, now: float) -> Inode | None:

@@ -573,6 +573,26 @@ async def test_an_open_of_another_thread_does_not_use_up_what_a_repeated_open_is
 
 
 @run_virtual
+async def test_opens_that_meet_another_version_at_the_same_time_all_come_again(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("f", b"first")
+    async with mounted(store, tmp_path) as kernel:
+        former = await kernel.ino("f")
+        store.place("f", b"second")
+        store.latency_seconds = 0.01
+        async with trio.open_nursery() as nursery:
+            for pid in range(1, 5):
+                nursery.start_soon(sent_round, kernel, former, pid)
+        await sent_round(kernel, former, 5)  # the kernel had the inode, and the path leads to another
+        store.place("f", b"third")
+        found = (await kernel.fs.lookup(ROOT, b"f")).ino
+        costs(store)
+        for pid in range(1, 6):
+            assert await opened(kernel, found, pid) == b"second"
+        assert costs(store) == {}
+
+
+@run_virtual
 async def test_who_is_owed_an_open_and_has_not_looked_up_yet_finds_the_newest_version(tmp_path: Path) -> None:
     store = MemoryStore()
     store.place("f", b"first")
