@@ -142,6 +142,8 @@ class Memory:
             with trio.move_on_at(self._eased_seconds + PATIENCE_SECONDS):
                 await self._room.park()
                 return
+            if self._has_room(size):
+                return  # it came back in the moment in which patience ended, and nobody was parked to be told
         if self._spill_error is known or not budget.disk_full:
             self._begin_spills()  # one that fails is not tried again before another write comes, or for a while
         if not self._spills and self._spill_error is not known:

@@ -13,6 +13,7 @@ from s3mount.config import MIB
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.chunks import CHUNK_BYTES, Tail
+from s3mount.data.memory import PATIENCE_SECONDS
 from s3mount.data.spill import RunInThread
 from s3mount.data.staging import Staging
 from s3mount.errors import StagingFull
@@ -298,6 +299,23 @@ async def test_who_waits_for_memory_is_served_in_the_order_of_arrival() -> None:
         assert served == [0, 1, 2, 3, 4]
         assert log._memory._waiting_bytes == 0
         assert log.ready(1)
+
+
+@run_virtual
+async def test_memory_that_comes_back_just_as_patience_ends_is_taken(tmp_path: Path) -> None:
+    """Whoever runs first then: a writer that waited for the next chunk to come back would wait for ever."""
+    for _ in range(20):
+        async with staging(tmp_path, memory=16 * MIB) as log:
+            log.budget.will_free()
+            tail, places = Tail(), list[tuple[int, int]]()
+            while log.ready(CHUNK_BYTES):
+                places += log.append(memoryview(bytes(CHUNK_BYTES)), tail)
+            patience_ends = log._memory._eased_seconds + PATIENCE_SECONDS
+            with trio.fail_after(100):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(log.wait_for_memory, CHUNK_BYTES)
+                    await trio.sleep_until(patience_ends)
+                    log.free(places)
 
 
 @run_virtual
