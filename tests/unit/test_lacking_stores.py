@@ -218,7 +218,8 @@ async def test_a_stream_has_the_store_asked_before_it_has_to_know() -> None:
         for offset in range(0, 50 * MIB, MIB):
             await file.write(offset, pattern(MIB))
             await trio.sleep(0.1)
-        assert asked == [6], "when the seventh part of ten that every store takes was begun"
+        assert len(asked) == 1
+        assert 5 <= asked[0] < 10, "while some of the ten parts that every store takes are left"
         file.close()
 
 
