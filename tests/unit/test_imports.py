@@ -32,6 +32,7 @@ SIDES = {
     "turns": (set[str](), {"daemon"}),
     "drain": (set[str](), {"daemon"}),
     "garbage": (set[str](), {"daemon"}),
+    "heartbeat": (set[str](), {"daemon", "notify", "metrics"}),
 }
 
 PURE = (

@@ -10,7 +10,7 @@ import pytest
 from scripts import demo
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("scripts/lib.sh", "scripts/demo", "scripts/test", ".ci/run")
+SCRIPTS = ("scripts/lib.sh", "scripts/demo", "scripts/test", "scripts/soak", ".ci/run")
 
 
 def bash(code: str, **environ: str) -> "subprocess.CompletedProcess[str]":
