@@ -11,17 +11,16 @@ import gc
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
 import trio
 
 import s3mount
-from s3mount import drain, garbage, instance, kernel, logs, preflight, turns
+from s3mount import garbage, instance, kernel, logs, notify, preflight, turns
 from s3mount.background import in_background
 from s3mount.config import Config
 from s3mount.control.server import attend
@@ -33,8 +32,10 @@ from s3mount.data.leftovers import Leftovers
 from s3mount.data.piecefiles import PieceFiles
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
+from s3mount.draining import drain_kernel
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
+from s3mount.heartbeat import Heartbeat
 from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
@@ -44,6 +45,7 @@ from s3mount.vfs.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 QUIET_SECONDS = 0.5
 """No WRITE for so long after the kernel was asked for its dirty pages: it has handed them over."""
 QUIET_MAX_SECONDS = 5.0
@@ -61,10 +63,11 @@ IDLE_TASKS_MIN = 8
 def mount(config: Config) -> int:
     """Mount and serve; the exit status. In the background it returns once the mount serves. Raises StartError,
     UsageError."""
+    supervisor = notify.supervisor(os.environ, pid=os.getpid())
     prepared = preflight.prepare(config)
     if config.foreground:
-        return _serve(config, prepared, ready=lambda: None)
-    return in_background(lambda ready: _serve(config, prepared, ready=ready))
+        return _serve(config, prepared, supervisor, ready=lambda: None)
+    return in_background(lambda ready: _serve(config, prepared, supervisor, ready=ready))
 
 
 def umount(mountpoint: Path) -> int:
@@ -81,7 +84,12 @@ def umount(mountpoint: Path) -> int:
     return 0
 
 
-def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], None]) -> int:
+def _serve(
+    config: Config, prepared: preflight.Prepared, supervisor: notify.Supervisor | None, *, ready: Callable[[], None]
+) -> int:
+    if os.getpid() == 1:  # of a container: the kernel does nothing by default, so that a start could not be stopped
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, _: os._exit(128 + number))
     config = replace(config, endpoint_url=configured_endpoint(config))
     with instance.held(config, prepared.cache_dir) as held:
         try:
@@ -94,7 +102,9 @@ def _serve(config: Config, prepared: preflight.Prepared, *, ready: Callable[[], 
             journal, removals = Journal(PaperFile(held.journal)), Removals(PaperFile(held.removals))
         except OSError as error:
             raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
-        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, owner=instance.owner(held.directory))
+        reports = notify.Reports(supervisor, Heartbeat(), foreground=config.foreground)
+        owner = instance.owner(held.directory)
+        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, reports, owner=owner)
         return trio.run(daemon.run)
 
 
@@ -109,6 +119,7 @@ class Daemon:
         removals: Removals,
         prepared: preflight.Prepared,
         ready: Callable[[], None],
+        reports: notify.Reports,
         *,
         owner: str,
     ) -> None:
@@ -119,6 +130,7 @@ class Daemon:
         self._removals = removals
         self._prepared = prepared
         self._ready = ready
+        self._reports = reports
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
         self._failure: StartError | None = None
         self._lost: set[str] = set()
@@ -127,6 +139,7 @@ class Daemon:
     async def run(self) -> int:
         """Serve until unmounted or told to stop; the exit status. Raises StartError."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reports.heart.run)
             try:
                 await self._serve(nursery)
             except StartError as error:  # outside the nursery it would come wrapped in a group
@@ -183,7 +196,7 @@ class Daemon:
             await self._recover(filesystem, nursery)
         # From before the mount exists: a signal in between would leave it dead. SIGHUP is what a closed terminal sends
         # to `--foreground`: it must not cost what was written.
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             begun = trio.Event()
             self._mount(filesystem, begun)
             async with trio.open_nursery() as session:
@@ -191,6 +204,7 @@ class Daemon:
                 await session.start(self._attend, filesystem, store, storage, findings)
                 session.start_soon(garbage.collect)
                 session.start_soon(self._announce, begun)
+                nursery.start_soon(self._reports.run, lambda: str(filesystem.condition))
 
                 async def find_out() -> None:
                     store.believe(await findings.conditions())
@@ -201,6 +215,7 @@ class Daemon:
                 pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
                 await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
                 session.cancel_scope.cancel()
+            await self._reports.stopping(seconds=config.stop_timeout_seconds)
             # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
             now = trio.current_time()
             stop_by = self._stop_by or now + config.stop_timeout_seconds
@@ -252,6 +267,7 @@ class Daemon:
             )
         )
         log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
+        await self._reports.ready()
         self._ready()
 
     def _learnt(self, nursery: trio.Nursery) -> AttributeDb | None:
@@ -317,6 +333,7 @@ class Daemon:
                 self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
                 log.info("stopping signal=%s", signal.Signals(number).name)
                 nursery.start_soon(self._stop, filesystem, session, self._stop_by)
+                nursery.start_soon(partial(self._reports.stopping, seconds=self._config.stop_timeout_seconds))
 
     async def _stop(self, filesystem: FileSystem, session: trio.CancelScope, deadline: float) -> None:
         config = self._config
@@ -325,7 +342,7 @@ class Daemon:
         if paths:
             # Half of the time is kept for the uploads.
             with trio.move_on_after(config.stop_timeout_seconds / 2):
-                await self._drain_kernel(paths)
+                await drain_kernel(config.mountpoint, paths)
                 with trio.move_on_after(QUIET_MAX_SECONDS):
                     # Not a poll: it sleeps until a computed time, which each WRITE moves on.
                     while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
@@ -354,23 +371,3 @@ class Daemon:
         with trio.move_on_at(deadline):
             self._lost.update(await filesystem.sync_all())
         self._lost.update(filesystem.paths_not_stored())
-
-    async def _drain_kernel(self, paths: list[str]) -> None:
-        """Start the helper and wait for it; when cancelled it is killed and not waited for: it may be waiting for
-        us."""
-        command = [sys.executable, "-I", drain.__file__, str(self._config.mountpoint)]
-        process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=kernel.CHILD_ENVIRONMENT
-        )
-        assert process.stdin is not None
-        assert process.stderr is not None
-        try:
-            async with process.stdin:
-                await process.stdin.send_all(b"\0".join(os.fsencode(path) for path in paths))
-            said = b"".join([chunk async for chunk in process.stderr])
-            await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        for line in os.fsdecode(said).splitlines():
-            log.warning("kernel could not hand over a file %s", line)

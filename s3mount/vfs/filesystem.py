@@ -23,6 +23,7 @@ from s3mount.vfs import entries, inspection
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import PRIVILEGED, Attributes, Caller, Changes, Fh, StatFs, absent, may
 from s3mount.vfs.changing import Changing
+from s3mount.vfs.condition import Condition, condition
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
 from s3mount.vfs.figures import figures
@@ -294,6 +295,11 @@ class FileSystem:
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows of names and files."""
         return figures(self._tree, self._changing)
+
+    @property
+    def condition(self) -> Condition:
+        """What of this mount is not in the bucket, in numbers."""
+        return condition(self._tree, self._changing)
 
     @property
     def hidden_count(self) -> int:

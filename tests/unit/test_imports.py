@@ -25,14 +25,16 @@ SIDES = {
     "words": ({"config"}, {"cli", "settings"}),
     "control": ({"config", "errors", "kernel", "store", "data", "vfs"}, {"cli", "daemon"}),
     "preflight": ({"config", "errors", "kernel"}, {"cli", "daemon"}),
-    "kernel": ({"config", "errors"}, {"daemon", "preflight", "control"}),
+    "kernel": ({"config", "errors"}, {"daemon", "draining", "preflight", "control"}),
     "background": ({"errors"}, {"daemon"}),
     "instance": ({"config", "errors"}, {"daemon"}),
     "logs": ({"config", "errors"}, {"daemon"}),
     "turns": (set[str](), {"daemon"}),
-    "drain": (set[str](), {"daemon"}),
+    "drain": (set[str](), {"draining"}),
+    "draining": ({"drain", "kernel"}, {"daemon"}),
     "garbage": (set[str](), {"daemon"}),
     "heartbeat": (set[str](), {"daemon", "notify", "metrics"}),
+    "notify": ({"heartbeat"}, {"daemon"}),
 }
 
 PURE = (

@@ -1,0 +1,46 @@
+"""How a mount is doing in one line, for a service manager; pure, no state.
+
+It looks at every inode once and builds no path: `figures` is for people who ask, this is asked every few seconds.
+"""
+
+from dataclasses import dataclass
+
+from s3mount.vfs.changing import Changing
+from s3mount.vfs.closing import named, unstored
+from s3mount.vfs.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Files that hold what the bucket lacks, those of them on their way, those that are tried again; changes that had
+    been answered and then failed."""
+
+    unstored: int = 0
+    uploading: int = 0
+    failing: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        said = [
+            f"{self.unstored} files not in the bucket yet, {self.uploading} being uploaded"
+            if self.unstored
+            else "everything written is in the bucket"
+        ]
+        if self.failing:
+            said.append(f"{self.failing} uploads failed and are tried again")
+        if self.failed:
+            said.append(f"{self.failed} deletions or attributes failed, see s3mount status")
+        return "; ".join(said)
+
+
+def condition(tree: Tree, changing: Changing) -> Condition:
+    dirty = uploading = failing = 0
+    for inode in tree.inodes:
+        state = inode.state
+        if state is None or not named(inode):
+            continue
+        if unstored(state):
+            dirty += 1
+            uploading += state.file is not None and state.file.busy
+        failing += state.failing
+    return Condition(dirty, uploading, failing, len(changing.failures) + len(tree.deleting.failures))
