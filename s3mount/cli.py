@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import s3mount
-from s3mount import settings, words
+from s3mount import fstab, settings, words
+from s3mount.config import Config
 from s3mount.control import commands
 from s3mount.errors import S3MountError, StartError, UsageError
 
 USAGE_WIDTH = 33
+MOUNT_USAGE, MOUNT_FAILED = 1, 32
+"""Exit statuses of mount(8)."""
 
 ABOUT = f"""\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
@@ -210,10 +213,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(StartError("interrupted"), status=1)
 
 
+def mount_main(argv: Sequence[str] | None = None) -> int:
+    """`mount.s3mount`, as mount(8) calls it; the exit status is one of mount(8)'s."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv:
+        print(fstab.USAGE, end="")
+        return 0
+    try:
+        return _mount_as_mount8(fstab.parse(argv))
+    except UsageError as error:
+        return _complain(error, status=MOUNT_USAGE, program="mount.s3mount")
+    except S3MountError as error:
+        return _complain(error, status=MOUNT_FAILED, program="mount.s3mount")
+
+
+def _mount_as_mount8(request: fstab.Request) -> int:
+    config = replace(settings.load(request.given, os.environ), mount_flags=request.flags)
+    if config.foreground:
+        raise UsageError("foreground: mount(8) would wait for ever; take it out of file and variables")
+    for note in request.notes:
+        print(f"mount.s3mount: {note}", file=sys.stderr)
+    if not request.fake:
+        _mount(config)
+    if request.verbose:
+        print(f"mount.s3mount: {config.source} mounted on {config.mountpoint}")
+    return 0
+
+
 def _run(verb: str, given: Mapping[str, str]) -> int:
     if verb in VERBS:
         return VERBS[verb].run(given)
-    config = settings.load(given, os.environ)
+    return _mount(settings.load(given, os.environ))
+
+
+def _mount(config: Config) -> int:
     with _libraries():
         from s3mount import daemon, preflight
     # The mount table's spelling, for all that follows.
@@ -228,6 +261,6 @@ def _libraries() -> Iterator[None]:
         raise StartError(f"a library is missing: {cause}; install fuse3 and what s3mount requires") from cause
 
 
-def _complain(error: S3MountError, *, status: int) -> int:
-    print(f"s3mount: {' '.join(str(error).split())}", file=sys.stderr)
+def _complain(error: S3MountError, *, status: int, program: str = "s3mount") -> int:
+    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
     return status

@@ -152,6 +152,8 @@ class Config:
     # the mount
     allow_other: bool = False
     nonempty: bool = False
+    mount_flags: tuple[str, ...] = ()
+    """What mount(8) was told for the kernel: noexec, noatime, nodiratime, sync, dirsync."""
     requests_max: int = 1000
     kernel_readahead_bytes: int = 1 * MIB
     kernel_background_max: int = 128

@@ -228,7 +228,12 @@ class Daemon:
     def _mount(self, filesystem: FileSystem, begun: trio.Event) -> None:
         """Take the mountpoint. Raises StartError. `begun` is set when the kernel asks for the first time."""
         config = self._config
-        options = mount_options(source=config.source, allow_other=config.allow_other, read_only=config.read_only)
+        options = mount_options(
+            source=config.source,
+            allow_other=config.allow_other,
+            read_only=config.read_only,
+            flags=config.mount_flags,
+        )
         try:
             kind = OperationsWithXattrs if config.xattr else Operations
             operations = kind(filesystem, begun.set)

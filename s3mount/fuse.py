@@ -325,11 +325,11 @@ def invalidate(names: Iterable[tuple[int, bytes]]) -> None:
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
 
 
-def mount_options(*, source: str, allow_other: bool, read_only: bool) -> set[str]:
-    """The options of mount(8) that every mount of ours has; `source` is made safe for mountinfo and the option
-    parser."""
+def mount_options(*, source: str, allow_other: bool, read_only: bool, flags: Iterable[str] = ()) -> set[str]:
+    """The options of mount(8) that every mount of ours has, and `flags`; `source` is made safe for mountinfo and the
+    option parser."""
     label = quote(source, safe="/:!$&'()*+;=@?~")  # a comma or a backslash would end the option
-    options = {f"fsname={label}", "subtype=s3mount", "default_permissions", "nosuid", "nodev"}
+    options = {f"fsname={label}", "subtype=s3mount", "default_permissions", "nosuid", "nodev", *flags}
     if allow_other:
         options.add("allow_other")
     if read_only:

@@ -6,6 +6,7 @@ mount is never touched: whether one is dead is asked by a child process, because
 
 import errno
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -175,10 +176,18 @@ def default_cache_dir(environ: Mapping[str, str], *, uid: int) -> Path:
         return Path(base) / "s3mount"
     if uid == 0:
         return Path("/var/cache/s3mount")
-    home = environ.get("HOME", "")
+    home = environ.get("HOME", "") or _home_of(uid)
     if not home.startswith("/"):
         raise StartError("there is no HOME to keep a cache in: give --cache-dir")
     return Path(home) / ".cache" / "s3mount"
+
+
+def _home_of(uid: int) -> str:
+    """By the user database: mount(8) and service managers set no HOME."""
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return ""
 
 
 def make_cache_dir(path: Path) -> None:

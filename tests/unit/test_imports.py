@@ -21,8 +21,9 @@ LEAVES = {"s3mount": set[str](), "errors": set[str](), "config": {"errors"}}
 
 SIDES = {
     # Beside the layers: each with what it may import of ours, and who may import it.
-    "settings": ({"config", "errors", "words"}, {"cli"}),
-    "words": ({"config"}, {"cli", "settings"}),
+    "fstab": ({"errors", "settings", "words"}, {"cli"}),
+    "settings": ({"config", "errors", "words"}, {"cli", "fstab"}),
+    "words": ({"config"}, {"cli", "fstab", "settings"}),
     "control": ({"config", "errors", "kernel", "store", "data", "vfs"}, {"cli", "daemon"}),
     "preflight": ({"config", "errors", "kernel"}, {"cli", "daemon"}),
     "kernel": ({"config", "errors"}, {"daemon", "draining", "preflight", "control"}),

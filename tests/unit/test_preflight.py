@@ -1,6 +1,7 @@
 """Each thing this machine may lack is found before anything is mounted, and said in one line with its remedy."""
 
 import os
+import pwd
 import stat
 import subprocess
 from pathlib import Path
@@ -189,9 +190,16 @@ def test_the_default_cache_directory(environ: dict[str, str], uid: int, path: st
     assert preflight.default_cache_dir(environ, uid=uid) == Path(path)
 
 
-def test_without_a_home_a_cache_directory_must_be_named() -> None:
+def test_who_has_no_home_variable_has_one_in_the_user_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mount(8) takes it out of the environment."""
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("n", "x", uid, uid, "", "/home/n", "/bin/sh")))
+    assert preflight.default_cache_dir({}, uid=7) == Path("/home/n/.cache/s3mount")
+
+
+@pytest.mark.parametrize(("environ", "uid"), [({"HOME": "relative"}, 7), ({}, 3_999_999_999)])
+def test_without_a_home_a_cache_directory_must_be_named(environ: dict[str, str], uid: int) -> None:
     with refused("--cache-dir"):
-        preflight.default_cache_dir({}, uid=7)
+        preflight.default_cache_dir(environ, uid=uid)
 
 
 def test_the_cache_directory_is_made_private(tmp_path: Path) -> None:
