@@ -24,6 +24,9 @@ S3_KEY_MAX_BYTES = 1024
 NAME_MAX_BYTES = 255
 CACHE_LEAST_BYTES = 16 * MIB
 """Of a cache on disk: less would not hold what is written together."""
+MEMORY_LEAST_BYTES = 64 * MIB
+MEMORY_DEFAULT_MAX_BYTES = 512 * MIB
+"""Of `memory_limit_bytes` when nobody says it, however much memory there is."""
 RESERVED = ".s3mount"
 """Names that start with it are ours: hidden, refused on create."""
 
@@ -97,7 +100,8 @@ class Config:
     cache_dir: Path | None = None
     """None: a directory of our own under $XDG_CACHE_HOME or /var/cache."""
     part_size_bytes: int = S3_PART_MIN_BYTES
-    memory_limit_bytes: int = 512 * MIB
+    memory_limit_bytes: int | None = None
+    """None: half of what the machine and our control groups allow, MEMORY_LEAST_BYTES to MEMORY_DEFAULT_MAX_BYTES."""
     staging_limit_bytes: int | None = None
     """None: a tenth of the free disk at start, at least 1 GiB and at most half of what is free."""
     cache_size_max_bytes: int = 0
@@ -179,7 +183,7 @@ class Config:
         assert not self.prefix or self.prefix.endswith("/")
         if not S3_PART_MIN_BYTES <= self.part_size_bytes <= S3_PART_MAX_BYTES:
             raise UsageError("--part-size must be from 5MiB, S3's minimum, to 5GiB, its maximum")
-        if self.memory_limit_bytes < 64 * MIB:
+        if self.memory_bytes < MEMORY_LEAST_BYTES:
             raise UsageError("--memory-limit must be at least 64MiB")
         if self.staging_limit_bytes is not None and self.staging_limit_bytes < 4 * self.part_size_bytes:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
@@ -206,3 +210,13 @@ class Config:
     def source(self) -> str:
         """What `mount` and `df` show: s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_limit_bytes`, which a start settles before it is used."""
+        return MEMORY_DEFAULT_MAX_BYTES if self.memory_limit_bytes is None else self.memory_limit_bytes
+
+
+def mebibytes(size: int) -> str:
+    """A size for people who read of a limit: 512MiB."""
+    return f"{size // MIB}MiB"

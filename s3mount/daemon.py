@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 import s3mount
-from s3mount import garbage, instance, kernel, logs, notify, preflight, turns
+from s3mount import allowance, garbage, instance, kernel, logs, notify, preflight, turns
 from s3mount.background import in_background
 from s3mount.config import Config
 from s3mount.control.server import attend
@@ -90,7 +90,7 @@ def _serve(
     if os.getpid() == 1:  # of a container: the kernel does nothing by default, so that a start could not be stopped
         for number in STOP_SIGNALS:
             signal.signal(number, lambda number, _: os._exit(128 + number))
-    config = replace(config, endpoint_url=configured_endpoint(config))
+    config = replace(config, endpoint_url=configured_endpoint(config), memory_limit_bytes=prepared.memory_limit_bytes)
     with instance.held(config, prepared.cache_dir) as held:
         try:
             logs.configure(
@@ -98,6 +98,9 @@ def _serve(
             )
         except OSError as error:
             raise StartError(f"the log cannot be written: {error}; see --log-file") from error
+        for warning in prepared.warnings:
+            log.warning("%s", warning)
+        allowance.raise_open_files()
         try:
             journal, removals = Journal(PaperFile(held.journal)), Removals(PaperFile(held.removals))
         except OSError as error:

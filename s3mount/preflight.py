@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3mount import kernel
+from s3mount import allowance, kernel
 from s3mount.config import GIB, MIB, Config
 from s3mount.errors import StartError
 
@@ -41,6 +41,9 @@ class Prepared:
 
     cache_dir: Path
     staging_limit_bytes: int
+    memory_limit_bytes: int
+    warnings: tuple[str, ...] = ()
+    """What will not do, or not for long; for the log."""
 
 
 def prepare(config: Config) -> Prepared:
@@ -58,7 +61,10 @@ def prepare(config: Config) -> Prepared:
     check_outside(cache_dir, mountpoint, option="--cache-dir")
     make_cache_dir(cache_dir)
     staging_limit = config.staging_limit_bytes or default_staging_limit(cache_dir, config.part_size_bytes)
-    return Prepared(cache_dir, staging_limit)
+    memory = allowance.memory()
+    memory_limit = config.memory_limit_bytes or memory.limit_bytes
+    problem = memory.problem(memory_limit)
+    return Prepared(cache_dir, staging_limit, memory_limit, () if problem is None else (problem,))
 
 
 def resolved(mountpoint: Path) -> Path:

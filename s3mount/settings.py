@@ -112,7 +112,7 @@ ROWS = (
     Row("how long a name stays absent [{}]", (Option("negative-ttl", TIME, "negative_ttl_seconds"),)),
     Row("[{}]", (Option("cache-dir", DIR, "cache_dir", "~/.cache/s3mount, root: /var/cache/s3mount"),)),
     Row("of multipart uploads, 5MiB to 5GiB [{}]", (Option("part-size", SIZE, "part_size_bytes"),)),
-    Row("buffers and caches together [{}]", (Option("memory-limit", SIZE, "memory_limit_bytes"),)),
+    Row("buffers and caches together [{}]", (Option("memory-limit", SIZE, "memory_limit_bytes", "up to 512MiB"),)),
     Row(
         "on disk [{}, {}]",
         (

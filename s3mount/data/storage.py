@@ -69,7 +69,7 @@ class Storage:
         self.draw_token = draw_token
         # The shares of the memory limit: half for blocks, a quarter for dirty bytes, an eighth for bodies that have to
         # be loaded, an eighth for inodes, listings and everything else. Idle buffers are part of the first two.
-        memory = config.memory_limit_bytes
+        memory = config.memory_bytes
         self.blocks_share_bytes = memory // 2
         self.buffers = Buffers(idle_max_bytes=memory // 16)
         self.budget = Budget(
@@ -143,7 +143,7 @@ class Storage:
         return {
             "staging": self.budget.figures,
             "memory": {
-                "max_bytes": self.config.memory_limit_bytes,
+                "max_bytes": self.config.memory_bytes,
                 "cached_bytes": self.blocks.used_bytes,
                 "unsent_bytes": self.staging.chunks_in_memory * CHUNK_BYTES,
             },

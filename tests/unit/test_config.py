@@ -13,7 +13,7 @@ def test_defaults_hold_together() -> None:
     config = Config(bucket="b")
     assert config.get_max_bytes % config.block_bytes == 0
     assert config.segment_bytes >= config.part_size_bytes
-    assert config.readahead_max_bytes < config.memory_limit_bytes
+    assert config.readahead_max_bytes < config.memory_bytes
     assert config.backoff_base_seconds < config.backoff_max_seconds
     assert config.negative_ttl_seconds <= config.metadata_ttl_seconds <= config.walk_ttl_seconds
     assert config.file_size_max_bytes > config.part_size_bytes * S3_PARTS_MAX  # part sizes grow

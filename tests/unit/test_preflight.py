@@ -4,11 +4,12 @@ import os
 import pwd
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from s3mount import kernel, preflight
+from s3mount import allowance, kernel, preflight
 from s3mount.config import GIB, MIB, Config
 from s3mount.errors import StartError
 
@@ -249,8 +250,15 @@ def test_everything_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(preflight, "check_fusermount", lambda: None)
     mountpoint = tmp_path / "m"
     mountpoint.mkdir()
+    monkeypatch.setattr(allowance, "memory", lambda: allowance.Memory(GIB, "the machine"))
     config = Config(bucket="b", mountpoint=mountpoint, cache_dir=tmp_path / "c", staging_limit_bytes=GIB)
-    assert preflight.prepare(config) == preflight.Prepared(tmp_path / "c", GIB)
+    assert preflight.prepare(config) == preflight.Prepared(tmp_path / "c", GIB, 512 * MIB)
+    monkeypatch.setattr(allowance, "memory", lambda: allowance.Memory(500 * MIB, "control group /x"))
+    assert preflight.prepare(config) == preflight.Prepared(tmp_path / "c", GIB, 250 * MIB)
+    prepared = preflight.prepare(replace(config, memory_limit_bytes=400 * MIB))
+    assert prepared.memory_limit_bytes == 400 * MIB
+    assert "--memory-limit 400MiB and 128MiB for the process itself" in prepared.warnings[0]
+    assert "500MiB allowed by control group /x" in prepared.warnings[0]
     under = Config(bucket="b", mountpoint=mountpoint, cache_dir=mountpoint / "c")
     with refused("--cache-dir", "under the mountpoint"):
         preflight.prepare(under)

@@ -64,8 +64,8 @@ async def pace(link: Link, *, readers: int = 1) -> float:
             for offset in range(start, stop, READ_BYTES):
                 assert len(await file.read(offset, READ_BYTES)) == READ_BYTES
                 await trio.sleep(READ_SECONDS)
-                assert storage.windows.held_bytes <= storage.config.memory_limit_bytes // 4
-                assert storage.blocks.used_bytes <= storage.config.memory_limit_bytes // 2
+                assert storage.windows.held_bytes <= storage.config.memory_bytes // 4
+                assert storage.blocks.used_bytes <= storage.config.memory_bytes // 2
 
         each = link.size // readers
         async with trio.open_nursery() as nursery:
