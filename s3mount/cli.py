@@ -38,7 +38,7 @@ MOUNT_HEAD = """\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
 Returns when it serves. Sizes as 8MiB, times as 5s, [defaults]. Options win over
 variables (S3MOUNT_UMASK=027), variables over the file (umask = "027"). More of
-them: s3mount mount --help-writing, --help-names
+them: s3mount mount --help-writing, --help-names, --help-network
 """
 
 TOPIC_HEAD = """\

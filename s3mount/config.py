@@ -50,11 +50,17 @@ class Config:
     ca_bundle: Path | None = None
     connect_timeout_seconds: float = 10.0
     metadata_deadline_seconds: float = 60.0
+    """Of a request without much of a body, over all its attempts; a copy or completion may be silent for so long."""
     stall_timeout_seconds: float = 20.0
     """A transfer that moves no byte for so long is given up and asked again."""
-    attempts_max: int = 6
+    retry_seconds: float = 60.0
+    """How long a request is asked again of a store that is of no use: unreachable, silent, 5xx, too busy."""
+    attempts_min: int = 6
+    """So often at least, whatever time that takes; twice where nothing is heard. What time does not heal (an answer
+    that contradicts itself) is asked so often and no more."""
     backoff_base_seconds: float = 0.1
-    backoff_max_seconds: float = 10.0
+    backoff_max_seconds: float = 5.0
+    """Half of it, on average, is how late the end of an outage is noticed."""
     metadata_requests_max: int = 64
     read_requests_max: int = 32
     upload_requests_max: int = 32
@@ -187,6 +193,8 @@ class Config:
             raise UsageError("--memory-limit must be at least 64MiB")
         if self.staging_limit_bytes is not None and self.staging_limit_bytes < 4 * self.part_size_bytes:
             raise UsageError("--staging-limit must hold at least four parts: raise it or lower --part-size")
+        if min(self.metadata_deadline_seconds, self.stall_timeout_seconds) <= 0:
+            raise UsageError("--metadata-deadline and --stall-timeout must be longer than 0s")
         if min(self.metadata_ttl_seconds, self.negative_ttl_seconds, self.neighbour_ttl_seconds) < 0:
             raise UsageError("--metadata-ttl, --negative-ttl and --neighbour-ttl cannot be negative")
         if 0 < self.cache_size_max_bytes < CACHE_LEAST_BYTES:

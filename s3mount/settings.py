@@ -159,6 +159,12 @@ NAMES_ROWS = (
     Row("a CDN's, for `s3mount url` [{}]", (Option("public-url", URL, "public_url", "none"),)),
 )
 
+NETWORK_ROWS = (
+    Row("a small request, retries and all [{}]", (Option("metadata-deadline", TIME, "metadata_deadline_seconds"),)),
+    Row("no byte moves: asked again [{}]", (Option("stall-timeout", TIME, "stall_timeout_seconds"),)),
+    Row("how long failures are retried [{}]", (Option("retry-timeout", TIME, "retry_seconds"),)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -172,6 +178,7 @@ class Topic:
 TOPICS = (
     Topic("writing", "How objects are written", WRITING_ROWS),
     Topic("names", "Names and attributes", NAMES_ROWS),
+    Topic("network", "The network", NETWORK_ROWS),
 )
 
 

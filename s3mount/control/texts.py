@@ -93,6 +93,8 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
         told = [_line(item) if isinstance(item, dict) else str(item) for item in value]
         yield words, told[0] if told else "none"
         yield from (("", line) for line in told[1:])
+    elif name == "outage" and value is None:
+        yield words, "none"
     else:
         yield words, _readable(name, value)
 

@@ -74,8 +74,8 @@ class Storage:
         self.buffers = Buffers(idle_max_bytes=memory // 16)
         self.budget = Budget(
             staging_limit_bytes,
-            # A part may be sent again as often as the store does before it gives up.
-            stall_seconds=config.stall_timeout_seconds * config.attempts_max,
+            # A part may be sent again for as long as the store does before it gives up.
+            stall_seconds=config.retry_seconds + 2 * config.stall_timeout_seconds,
             reclaim=self.reclaim,
             part_bytes=config.part_size_bytes,
             write_bytes=WRITE_MAX_BYTES,

@@ -4,6 +4,10 @@ Knows HTTP and S3's way of refusing, but no operation: an `Order` says what to s
 operation means by a refusal, above all after a repetition, is `s3.py`'s to judge; `Order.repeated` and
 `Order.in_doubt` tell it.
 
+A failure that may pass is asked again until `retry_seconds` are over since the store began to be of no use, and several
+times at least (`retry.Tries`); a metadata request besides has a deadline over all, its wait for a turn included. Reads
+and uploads have none while bytes move; how long they wait for their turn in an outage is limited all the same.
+
 The mutable state: the offset of the server's clock, how payloads are signed, the counts; each changes between
 checkpoints.
 """
@@ -13,8 +17,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import inf
 
 import trio
 
@@ -22,6 +24,8 @@ from s3mount import errors
 from s3mount.config import Config
 from s3mount.store.base import Body
 from s3mount.store.endpoint import Access
+from s3mount.store.order import Course, Order
+from s3mount.store.outage import Outage
 from s3mount.store.replies import (
     EXPIRED_CODES,
     REDIRECT_CODES,
@@ -33,9 +37,19 @@ from s3mount.store.replies import (
     fields_of,
     parse_date_ns,
 )
-from s3mount.store.retry import Backoff, Limiter
+from s3mount.store.retry import SILENCES_MIN, Backoff, Tries
 from s3mount.store.signature import EMPTY_SHA256, UNSIGNED_PAYLOAD
-from s3mount.store.wire import CertificateRefused, Reply, Request, Sink, SmallBody, Wire, WireClosed, WireError
+from s3mount.store.wire import (
+    BadHttp,
+    CertificateRefused,
+    DeadlineExceeded,
+    Reply,
+    Request,
+    SmallBody,
+    Stalled,
+    WireClosed,
+    WireError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,38 +62,6 @@ PROGRESS_BYTES = 64 * 1024
 """An attempt that brought so much was no failure in a row."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Order:
-    """One request to be answered, and what happened to it."""
-
-    name: str
-    method: str
-    path: str
-    query: str = ""
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    carried: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Headers that options add; one may be a key."""
-    body: Body = ()
-    mutating: bool = False
-    limiter: Limiter
-    wire: Wire
-    deadline_seconds: float
-    stall_seconds: float
-    prepare: Callable[["Order"], Sink] | None = None
-    """Called before each attempt: gives its sink, and may change `headers`. None: a small document."""
-    attempts_max: int | None = None
-    throttled_is_refused: bool = False
-    """An attempt that the store was too busy for leaves no doubt. Not so for what changes objects: stores may say it of
-    a write that some of their disks have taken."""
-
-    repeated: bool = False
-    """A second request was made: a refusal may come from our own first one."""
-    in_doubt: bool = False
-    """An attempt may have had its effect, or may have it yet, without our knowing."""
-    document: dict[str, str] = field(default_factory=dict)
-    received_bytes: Callable[[], int] | None = None
-
-
 class Dispatcher:
     """Sends orders over an `Access`. Safe for any number of tasks."""
 
@@ -87,10 +69,13 @@ class Dispatcher:
         self, config: Config, access: Access, clock_ns: Callable[[], int], draw: random.Random, counts: Counter[str]
     ) -> None:
         self._access = access
-        self._backoff = Backoff(config.backoff_base_seconds, config.backoff_max_seconds, config.attempts_max)
+        self._backoff = Backoff(
+            config.backoff_base_seconds, config.backoff_max_seconds, config.attempts_min, config.retry_seconds
+        )
         self._clock_ns = clock_ns
         self._draw = draw
         self._counts = counts
+        self.outage = Outage(clock_ns)
         self.answers: Counter[tuple[str, int]] = Counter()
         """By operation and status, repeats included; 0: there was no answer."""
         self._date = ""
@@ -117,56 +102,119 @@ class Dispatcher:
 
     async def send(self, order: Order) -> Reply:
         """The first reply that is no failure to be asked again: 2xx or 304. Raises StoreError for everything else."""
-        deadline = inf if order.deadline_seconds == inf else trio.current_time() + order.deadline_seconds
-        attempts_max = order.attempts_max or self._backoff.attempts_max
-        failures = 0
-        renewed = moved = False
-        while True:
-            before = order.received_bytes() if order.received_bytes is not None else 0
-            generation = self._access.generation
-            outcome = await self._attempt(order, deadline)
-            if isinstance(outcome, Reply) and (outcome.status < 300 or outcome.status == 304):
-                order.limiter.better()
-                return outcome
-            if isinstance(outcome, WireError):
-                failure: errors.StoreError = _failure_of(order, outcome)
-                again, retry_after = not isinstance(outcome, CertificateRefused | WireClosed), None
-                order.in_doubt |= order.mutating and outcome.sent
-            elif isinstance(outcome, Reply):
-                failure, again = self._refusal_of(order, outcome), False
-                retry_after = outcome.headers.get("retry-after")
-                if outcome.status in SLOW_STATUSES or failure.code == "SlowDown":
-                    order.limiter.slower(trio.current_time())
-                region = _other_region(order, outcome, failure.code)
-                if region is not None and region != self._access.address.region and not moved:
-                    moved = True
-                    await self._access.move_to(region)
-                    continue
-                if not renewed and failure.code in (*EXPIRED_CODES, "InvalidAccessKeyId"):
-                    renewed = True
-                    if await self._access.renew(generation):
-                        continue
-                if self._payload_must_be_signed(order, failure, outcome):
-                    continue
-                again = outcome.status in RETRIED_STATUSES or failure.code in RETRIED_CODES
-                refused = failure.code == "ConditionalRequestConflict" or (
-                    order.throttled_is_refused and (outcome.status == 429 or failure.code in THROTTLED_CODES)
-                )
-                order.in_doubt |= order.mutating and again and not refused
-            else:
-                failure, again, retry_after = outcome, True, None
-            progressed = order.received_bytes is not None and order.received_bytes() - before >= PROGRESS_BYTES
-            failures = 1 if progressed else failures + 1
-            wait = self._backoff.wait_seconds(failures, self._draw, retry_after)
-            if not again or failures >= attempts_max or trio.current_time() + wait >= deadline:
-                if again and order.in_doubt and not isinstance(failure, errors.LostReply):
-                    # The last failure says nothing of the attempts before it.
-                    raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure
-                raise failure
-            await trio.sleep(wait)
-            order.repeated = True
+        course = Course(self._backoff, order)
+        try:
+            while True:
+                course.generation = self._access.generation
+                course.usable = self.outage.usable
+                course.received = order.received_bytes() if order.received_bytes is not None else 0
+                outcome = await self._attempt(order, course.tries)
+                if isinstance(outcome, Reply) and (outcome.status < 300 or outcome.status == 304):
+                    order.limiter.better()
+                    self.outage.answered()
+                    return outcome
+                if not course.waiting:
+                    course.waiting = True
+                    self.outage.waiting += 1
+                wait = await self._judged(order, course, outcome)
+                if wait is not None:
+                    await trio.sleep(wait)
+                    order.repeated = True
+        finally:
+            self.outage.waiting -= course.waiting
 
-    async def _attempt(self, order: Order, deadline: float) -> Reply | WireError | errors.BadReply:
+    async def _judged(self, order: Order, course: Course, outcome: Reply | WireError | errors.BadReply) -> float | None:
+        """How long to wait before the next attempt; None: at once, for the last one was sent wrongly and is sent
+        otherwise. Raises StoreError when there is no next one."""
+        retry_after, silent = None, False
+        if isinstance(outcome, WireError):
+            failure: errors.StoreError = _failure_of(order, outcome)
+            again = not isinstance(outcome, CertificateRefused | WireClosed)
+            passing = again and not isinstance(outcome, BadHttp)
+            silent = isinstance(outcome, Stalled | DeadlineExceeded)
+            order.in_doubt |= order.mutating and outcome.sent
+        elif isinstance(outcome, Reply):
+            failure = self._refusal_of(order, outcome)
+            retry_after = outcome.headers.get("retry-after")
+            if outcome.status in SLOW_STATUSES or failure.code == "SlowDown":
+                order.limiter.slower(trio.current_time())
+            if await self._sent_otherwise(order, course, outcome, failure):
+                return None
+            passing = outcome.status in RETRIED_STATUSES or failure.code in THROTTLED_CODES
+            again = passing or failure.code in RETRIED_CODES
+            refused = failure.code == "ConditionalRequestConflict" or (
+                order.throttled_is_refused and (outcome.status == 429 or failure.code in THROTTLED_CODES)
+            )
+            order.in_doubt |= order.mutating and again and not refused
+        else:
+            failure, again, passing = outcome, True, False
+        since = self._note_outage(order, course, outcome, failure, passing=passing, silent=silent)
+        tries = course.tries
+        progressed = order.received_bytes is not None and order.received_bytes() - course.received >= PROGRESS_BYTES
+        tries.failed(since, silent=silent, progressed=progressed)
+        wait = self._backoff.wait_seconds(tries.failures, self._draw, retry_after)
+        if not again or tries.over(trio.current_time() + wait, passing=passing):
+            if again and order.in_doubt and not isinstance(failure, errors.LostReply):
+                # The last failure says nothing of the attempts before it.
+                raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure
+            raise failure
+        return wait
+
+    async def _sent_otherwise(self, order: Order, course: Course, outcome: Reply, failure: errors.StoreError) -> bool:
+        """Whether a refusal was about how the request was sent, and that was changed: region, credentials, payload."""
+        region = _other_region(order, outcome, failure.code)
+        if region is not None and region != self._access.address.region and not course.moved:
+            course.moved = True
+            await self._access.move_to(region)
+            return True
+        if not course.renewed and failure.code in (*EXPIRED_CODES, "InvalidAccessKeyId"):
+            course.renewed = True
+            if await self._access.renew(course.generation):
+                return True
+        return self._payload_must_be_signed(order, failure, outcome)
+
+    def _note_outage(
+        self,
+        order: Order,
+        course: Course,
+        outcome: Reply | WireError | errors.BadReply,
+        failure: errors.StoreError,
+        *,
+        passing: bool,
+        silent: bool,
+    ) -> float:
+        """What the failure of an attempt says of the store at large; since when it is of no use."""
+        refuses_all = isinstance(failure, errors.ClockSkew) or failure.code in (*EXPIRED_CODES, "InvalidAccessKeyId")
+        lasting = refuses_all or isinstance(outcome, CertificateRefused)
+        if passing or lasting:
+            words = str(failure)
+            return self.outage.failed(
+                words.partition(": ")[2] or words,  # without the name of the one object
+                silent_seconds=order.stall_seconds if silent else 0.0,
+                usable_before=course.usable,
+                lasting=lasting,
+            )
+        if isinstance(outcome, Reply):
+            self.outage.answered()
+        return trio.current_time()
+
+    async def _turn(self, order: Order, tries: Tries) -> WireError | None:
+        """Wait for a slot; why none was got in time."""
+        if order.limiter.take():
+            return None
+        patience = self._backoff.retry_seconds + SILENCES_MIN * order.stall_seconds
+        while True:
+            # In an outage each slot is held for a stall time-out: a long queue would wait that many times.
+            now, since = trio.current_time(), self.outage.since
+            ends = min(tries.deadline, max(tries.began, now if since is None else since) + patience)
+            if ends <= now:
+                what = f"{order.method} {order.path[:200]}"
+                return DeadlineExceeded(f"{what}: no turn within {now - tries.began:.0f} s", sent=False)
+            with trio.move_on_at(ends):
+                await order.limiter.acquire()
+                return None
+
+    async def _attempt(self, order: Order, tries: Tries) -> Reply | WireError | errors.BadReply:
         """One request on the wire. What the wire or the sink found wrong is returned, for `send` to judge."""
         access = self._access
         if access.look_at is not None and access.look_at <= trio.current_time():
@@ -175,7 +223,9 @@ class Dispatcher:
         payload = EMPTY_SHA256 if not order.body else UNSIGNED_PAYLOAD
         if self._sign_payloads and order.body:
             payload = (await digest_of(order.body, "sha256")).hex()
-        await order.limiter.acquire()
+        late = await self._turn(order, tries)
+        if late is not None:
+            return late
         try:
             # Signed with the slot in hand: a signature gets old in the queue.
             address, path = access.address, access.address.path + order.path or "/"
@@ -191,7 +241,7 @@ class Dispatcher:
                 headers=headers,
                 body=order.body,
                 mutating=order.mutating,
-                deadline_seconds=inf if deadline == inf else max(0.001, deadline - trio.current_time()),
+                deadline_seconds=max(0.001, tries.deadline - trio.current_time()),
                 stall_seconds=order.stall_seconds,
             )
             self._counts[order.name] += 1

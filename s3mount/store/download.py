@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from s3mount.errors import BadReply, PreconditionFailed
 from s3mount.store.base import Page
-from s3mount.store.dispatch import Order
 from s3mount.store.listing import ListParser
+from s3mount.store.order import Order
 from s3mount.store.replies import quoted_etag
 
 

@@ -23,11 +23,13 @@ from s3mount.config import KIB, MIB, Config
 from s3mount.store import carried
 from s3mount.store.abilities import CONDITIONS, Abilities
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored, UploadLog
-from s3mount.store.dispatch import Dispatcher, Order, digest_of
+from s3mount.store.dispatch import Dispatcher, digest_of
 from s3mount.store.endpoint import Access
+from s3mount.store.order import Order
+from s3mount.store.outage import watch
 from s3mount.store.replies import header_lines, info_of, quoted_etag, version_of, write_token_of
 from s3mount.store.retry import Limiter
-from s3mount.store.signature import quote_key
+from s3mount.store.signature import quote_key, quote_query
 from s3mount.store.wire import Reply, Wire, WireOptions
 
 log = logging.getLogger(__name__)
@@ -89,9 +91,22 @@ class Requests:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._metadata_wire.run)
             await nursery.start(self._bulk_wire.run)
+            nursery.start_soon(watch, self.dispatcher.outage, self._probe)
             task_status.started()
 
+    async def _probe(self) -> None:
+        order = self.one_key("probe")
+        order.attempts_max = 1
+        await self.send(order)
+
     # Orders.
+
+    def one_key(self, name: str) -> Order:
+        """Asks for one key below the prefix: what every mount may do."""
+        query = quote_query([("list-type", "2"), ("max-keys", "1"), ("prefix", self.config.prefix)])
+        order = self.metadata("list", "GET", None, query)
+        order.name = name
+        return order
 
     def metadata(
         self,

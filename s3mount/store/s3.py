@@ -43,6 +43,7 @@ from s3mount.store.presign import Presigned, presigned
 from s3mount.store.replies import info_of
 from s3mount.store.requests import Requests, condition_lines, etag_in, lines_of, new_token, refused
 from s3mount.store.signature import quote_key, quote_query
+from s3mount.store.wire import CertificateRefused
 
 CHECK_ATTEMPTS_MAX = 3
 SECOND_NS = 1_000_000_000
@@ -91,6 +92,7 @@ class S3Store:
             "region": access.address.region,
             "signed": access.signer is not None,
             "clock_skew_seconds": self._requests.dispatcher.skew_seconds,
+            "outage": self._requests.dispatcher.outage.figure,
             "requests": dict(sorted(self.counts.items())),
             "answers": [
                 {"operation": name, "status": status, "count": answers[name, status]}
@@ -101,8 +103,7 @@ class S3Store:
     async def check(self) -> None:
         """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
         config, access = self._config, self._requests.access
-        query = [("list-type", "2"), ("max-keys", "1"), ("prefix", config.prefix)]
-        order = self._requests.metadata("list", "GET", None, quote_query(query))
+        order = self._requests.one_key("list")
         order.attempts_max = CHECK_ATTEMPTS_MAX
         where = f"at {access.address.origin}"
         dispatcher = self._requests.dispatcher
@@ -129,6 +130,8 @@ class S3Store:
             return (
                 f"listing {config.source} is not allowed ({error.code or 403}): grant s3:ListBucket, or drop/use {how}"
             )
+        if isinstance(error.__cause__, CertificateRefused):
+            return f"the certificate {where} is not good, or AWS_CA_BUNDLE names other authorities: {error.__cause__}"
         if isinstance(error, errors.Unavailable):
             return f"no usable answer {where}: check --endpoint-url, network and proxy ({error})"
         return f"{config.source} {where} cannot be used: {error}"

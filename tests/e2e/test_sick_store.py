@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.material import MIB, in_threads
-from tests.e2e.mounting import Mounted, Mounts, Place, eventually
+from tests.e2e.mounting import OUTAGE, Mounted, Mounts, Place, eventually
 from tests.proxy import FaultProxy, Rule
 
 ERROR = "<?xml version='1.0'?>\n<Error><Code>InternalError</Code><Message>no</Message></Error>"
@@ -38,7 +38,8 @@ def read_or_fail(fd: int, size: int, offset: int) -> bytes | None:
 
 def told(mounted: Mounted, before: str) -> list[str]:
     """The warnings and errors logged since."""
-    return [line for line in mounted.log[len(before) :].splitlines() if re.search("WARNING|ERROR|Traceback", line)]
+    lines = mounted.log[len(before) :].splitlines()
+    return [line for line in lines if re.search("WARNING|ERROR|Traceback", line) and not OUTAGE.search(line)]
 
 
 def test_a_part_that_keeps_failing_fails_every_sync_until_one_succeeds(

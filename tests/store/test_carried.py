@@ -91,7 +91,13 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def config(proxy: FaultProxy, bucket: str, **options: object) -> Config:
-    found = {"bucket": bucket, "endpoint_url": proxy.endpoint_url, "region": "us-east-1", "backoff_base_seconds": 0.01}
+    found = {
+        "bucket": bucket,
+        "endpoint_url": proxy.endpoint_url,
+        "region": "us-east-1",
+        "backoff_base_seconds": 0.01,
+        "retry_seconds": 0.0,
+    }
     return Config(**(found | options))  # type: ignore[arg-type]  # names and values are the test's business
 
 

@@ -145,7 +145,9 @@ def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultP
 
 
 def config_of(proxy: FaultProxy, bucket: str, **options: object) -> Config:
-    base = Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01)
+    base = Config(
+        bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01, retry_seconds=0.0
+    )
     return replace(base, **options)  # type: ignore[arg-type]
 
 
@@ -255,7 +257,7 @@ async def test_a_lost_reply_is_repeated_and_what_is_gone_is_success(proxy: Fault
 @run_trio
 async def test_a_batch_of_unknown_outcome_leaves_its_keys_in_doubt(proxy: FaultProxy, bucket: str) -> None:
     """The next mutation of such a key is conditional on what is there, so that a late deletion cannot bury it."""
-    async with opened(config_of(proxy, bucket, attempts_max=1)) as store:
+    async with opened(config_of(proxy, bucket, attempts_min=1)) as store:
         store.believe(FOUND["seaweedfs"])
         etags = {key: await put(store, key) for key in ("a", "b")}
         proxy.add(Rule(fault="drop_reply", kind="delete_objects"))

@@ -22,7 +22,12 @@ BIG = bytes(range(256)) * (5 * MIB // 256)
 
 @asynccontextmanager
 async def mounted(proxy: FaultProxy, bucket: str, **options: object) -> AsyncIterator[S3Store]:
-    quick: dict[str, object] = {"backoff_base_seconds": 0.01, "backoff_max_seconds": 0.1, "stall_timeout_seconds": 2.0}
+    quick: dict[str, object] = {
+        "backoff_base_seconds": 0.01,
+        "backoff_max_seconds": 0.1,
+        "stall_timeout_seconds": 2.0,
+        "retry_seconds": 0.0,
+    }
     config = Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", **(quick | options))  # type: ignore[arg-type]
     async with opened(config) as store:
         yield store
@@ -130,7 +135,7 @@ async def test_an_upload_by_parts_survives_the_loss_of_each_reply(
 async def test_a_reply_lost_for_good_is_told_and_leaves_the_key_in_doubt(
     proxy: FaultProxy, bucket: str, seaweedfs: Server
 ) -> None:
-    async with mounted(proxy, bucket, attempts_max=2) as store:
+    async with mounted(proxy, bucket, attempts_min=2) as store:
         proxy.add(Rule(fault="drop_reply", kind="put", times=2))
         with pytest.raises(errors.LostReply):
             await store.put("k", (b"lost",), NO_HEADERS)
@@ -199,7 +204,7 @@ async def test_failures_of_the_server_are_asked_again(proxy: FaultProxy, bucket:
 @run_trio
 async def test_a_black_hole_ends_in_time(proxy: FaultProxy, bucket: str) -> None:
     async with mounted(
-        proxy, bucket, stall_timeout_seconds=0.3, metadata_deadline_seconds=1.0, attempts_max=3
+        proxy, bucket, stall_timeout_seconds=0.3, metadata_deadline_seconds=1.0, attempts_min=3
     ) as store:
         proxy.add(Rule(fault="black_hole"))
         began = trio.current_time()
@@ -289,7 +294,9 @@ async def refusal(config: Config, shift_seconds: int = 0) -> str:
 async def test_check_says_what_to_do(
     proxy: FaultProxy, bucket: str, seaweedfs: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01)
+    config = Config(
+        bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01, retry_seconds=0.0
+    )
     async with opened(config) as store:
         await store.check()
         assert store.counts == {"list": 1}

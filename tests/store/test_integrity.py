@@ -36,7 +36,12 @@ def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultP
 
 
 def config(proxy: FaultProxy, bucket: str, **options: object) -> Config:
-    quick: dict[str, object] = {"backoff_base_seconds": 0.01, "backoff_max_seconds": 0.1, "stall_timeout_seconds": 1.0}
+    quick: dict[str, object] = {
+        "backoff_base_seconds": 0.01,
+        "backoff_max_seconds": 0.1,
+        "stall_timeout_seconds": 1.0,
+        "retry_seconds": 0.0,
+    }
     return Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", **(quick | options))  # type: ignore[arg-type]
 
 
@@ -79,7 +84,7 @@ async def test_a_body_that_was_damaged_is_refused_and_sent_again(
 async def test_a_body_that_is_damaged_again_and_again_is_an_error_and_leaves_the_old_object(
     proxy: FaultProxy, bucket: str, seaweedfs: Server
 ) -> None:
-    async with opened(config(proxy, bucket, attempts_max=3)) as store:
+    async with opened(config(proxy, bucket, attempts_min=3)) as store:
         await store.put("k", (b"old",), NO_HEADERS)
         proxy.add(Rule(fault="flip_body", kind="put"))
         with pytest.raises(errors.StoreError):

@@ -80,7 +80,9 @@ def proxy(seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultP
 
 
 def config_of(proxy: FaultProxy, bucket: str) -> Config:
-    return Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01)
+    return Config(
+        bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", backoff_base_seconds=0.01, retry_seconds=0.0
+    )
 
 
 @pytest.mark.parametrize("kind", WRITES)

@@ -121,7 +121,7 @@ async def test_a_rename_refused_after_a_lost_request_is_not_taken_for_done(proxy
 
 @run_trio
 async def test_a_rename_whose_reply_is_lost_for_good_leaves_both_keys_in_doubt(proxy: FaultProxy, bucket: str) -> None:
-    async with mounted(proxy, bucket, attempts_max=2) as store:
+    async with mounted(proxy, bucket, attempts_min=2) as store:
         etag = await put(store, "s", b"source")
         proxy.add(Rule(fault="drop_reply", kind="rename", times=2))
         with pytest.raises(errors.LostReply):

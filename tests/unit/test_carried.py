@@ -10,8 +10,8 @@ import trio
 from s3mount.config import Config
 from s3mount.errors import StartError
 from s3mount.store.carried import carried_by, check_secrecy, read_customer_key
-from s3mount.store.dispatch import Order
 from s3mount.store.exchange import Request, WireOptions
+from s3mount.store.order import Order
 from s3mount.store.retry import Limiter
 from s3mount.store.s3 import S3Store
 from s3mount.store.wire import Wire

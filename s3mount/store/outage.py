@@ -1,0 +1,92 @@
+"""Whether the store is of any use at present, for all requests together: what the log and `status` say of an outage.
+
+An outage is a time without one usable answer while there were requests. It is told once when it has lasted a while (a
+connection that died, a restart of a second are no news), and once when it is over; each request that fails in it has a
+line of its own where it was asked for. Knows neither HTTP nor S3.
+
+The mutable state: usable answers so far, requests that have failed and are asked again, and of the present outage, if
+there is one, since when it lasts, how many attempts failed, why the latest did, and whether it was told.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from s3mount.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+TOLD_SECONDS = 5.0
+PROBE_SECONDS = 10.0
+"""An outage that was told ends by itself: nobody else may ask for a long time, and a readiness check looks at it."""
+
+
+class Outage:
+    """See the module. `told` is set while an outage is known to the log."""
+
+    def __init__(self, clock_ns: Callable[[], int]) -> None:
+        self._clock_ns = clock_ns
+        self.usable = 0
+        self.waiting = 0
+        self.since: float | None = None
+        self.told = trio.Event()
+        self._failures = 0
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        if self.since is None:
+            return "<Outage none>"
+        return f"<Outage since={self.since:.1f} failures={self._failures} told={self.told.is_set()}>"
+
+    @property
+    def figure(self) -> dict[str, object] | None:
+        """What `s3mount status` shows: None while all is well."""
+        if self.since is None or not self.told.is_set():
+            return None
+        return {"since_seconds": round(trio.current_time() - self.since, 1), "reason": self._reason}
+
+    def answered(self) -> None:
+        """The store gave an answer that is of use, be it a refusal."""
+        self.usable += 1
+        if self.since is None:
+            return
+        if self.told.is_set():
+            seconds = trio.current_time() - self.since
+            log.warning("store reachable again after_seconds=%.1f failures=%d", seconds, self._failures)
+            self.told = trio.Event()
+        self.since = None
+
+    def failed(self, reason: str, *, silent_seconds: float, usable_before: int, lasting: bool) -> float:
+        """An attempt came to nothing, after so long a silence; `usable_before` is what `usable` was when it began.
+        `lasting`: it is not a moment's trouble. Since when the store is of no use."""
+        now = trio.current_time()
+        if self.since is None:
+            # While it was silent here others may have had their answers.
+            self.since = now - silent_seconds if usable_before == self.usable else now
+            self._failures = 0
+        self._failures += 1
+        self._reason = reason
+        if not self.told.is_set() and (lasting or now - self.since >= TOLD_SECONDS):
+            self._tell(now - self.since)
+        return self.since
+
+    def _tell(self, seconds: float) -> None:
+        self.told.set()
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock_ns() / 1e9 - seconds))
+        log.warning(
+            "store unreachable since=%s reason=%s requests_waiting=%d", since, self._reason, max(self.waiting, 1)
+        )
+
+
+async def watch(outage: Outage, ask: Callable[[], Awaitable[object]]) -> None:
+    """Ask a store of which an outage was told until it answers."""
+    while True:
+        await outage.told.wait()
+        await trio.sleep(PROBE_SECONDS)
+        if outage.told.is_set():
+            try:
+                await ask()
+            except StoreError:
+                pass  # the outage goes on
