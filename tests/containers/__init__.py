@@ -1,0 +1,1 @@
+"""s3mount in real containers, on a Docker daemon of its own: `scripts/test --containers`, never by default."""
