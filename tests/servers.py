@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -56,6 +57,8 @@ class Server:
     """Files the server makes in /tmp, whatever it is told, and leaves there."""
     metrics_url: str = ""
     """Where SeaweedFS counts its requests."""
+    confined: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    """Identities that may do what a policy of their name allows."""
 
     def stop(self) -> None:
         """End the process and wait for it; harmless when it has ended already."""
@@ -88,12 +91,18 @@ class Server:
 
 
 def start_seaweedfs(
-    directory: Path, *, tls: Tls | None = None, bucket_volumes: int = 1, outlives_us: bool = False
+    directory: Path,
+    *,
+    tls: Tls | None = None,
+    bucket_volumes: int = 1,
+    outlives_us: bool = False,
+    policies: Mapping[str, str] | None = None,
 ) -> Server:
     """Start `weed mini` with its data below `directory`; returns when it has answered a signed request.
 
     A bucket's first PUT grows `bucket_volumes` volumes; more of them let more PUTs run side by side. With `outlives_us`
     it is a session of its own that goes on when this process has ended: whoever asks for that stops it by its pid.
+    For each of `policies`, an IAM document by its name, there is an identity that may do that and nothing else.
     """
     directory.mkdir(parents=True, exist_ok=True)
     access_key, secret_key, limited = _access_key(), secrets.token_hex(20), (_access_key(), secrets.token_hex(20))
@@ -101,8 +110,11 @@ def start_seaweedfs(
         _identity("tests", access_key, secret_key, ["Admin", "Read", "Write", "List", "Tagging"]),
         _identity("limited", *limited, ["Read", "List"]),
     ]
+    confined = {name: (_access_key(), secrets.token_hex(20)) for name in policies or {}}
+    identities += [_identity(name, *pair, []) | {"policyNames": [name]} for name, pair in confined.items()]
+    documents = [{"name": name, "content": document} for name, document in (policies or {}).items()]
     config = directory / "s3.json"
-    config.write_text(json.dumps({"identities": identities}))
+    config.write_text(json.dumps({"identities": identities, "policies": documents}))
     config.chmod(0o600)
     (directory / "master.toml").write_text(f"[master.volume_growth]\ncopy_1 = {bucket_volumes}\n")
     numbers = free_ports(12)
@@ -144,6 +156,7 @@ def start_seaweedfs(
     process = _spawn(arguments, directory / "weed.log", outlives_us=outlives_us)
     ca = tls.ca if tls else None
     server = Server(endpoint, access_key, secret_key, "us-east-1", process.pid, ca, limited, process)
+    server.confined = confined
     server.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
     parts = ("master", "volume", "filer", "s3", "admin")
     server.sockets = tuple(f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part in parts for port in numbers)
