@@ -29,6 +29,7 @@ usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
        s3mount stat [--json] PATH           the object behind a path
        s3mount url [--expires TIME] PATH    an address to fetch a file from
        s3mount refresh [--attributes] PATH  forget what is known and look again
+       s3mount log-level MOUNTPOINT [LEVEL] how much goes into the log
        s3mount VERB --help | --version
 
 s3mount {s3mount.__version__} shows an S3 bucket as a directory.
@@ -38,7 +39,7 @@ MOUNT_HEAD = """\
 usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
 Returns when it serves. Sizes as 8MiB, times as 5s, [defaults]. Options win over
 variables (S3MOUNT_UMASK=027), variables over the file (umask = "027"). More of
-them: s3mount mount --help-writing, --help-names, --help-network
+them: --help-writing, --help-names, --help-network, --help-operation
 """
 
 TOPIC_HEAD = """\
@@ -58,6 +59,13 @@ Shows what a mount is doing: files that are not in the bucket yet, requests by
 operation and answer, staging and memory against their limits, hidden keys, what
 was found out about the store. It asks the daemon and nobody else, so it works
 while the store does not. A path below the mountpoint will do, too.
+"""
+
+LOG_LEVEL_HELP = """\
+usage: s3mount log-level MOUNTPOINT [LEVEL]
+Prints how much a running mount writes into its log, after changing it to LEVEL:
+error, warning, info or debug. The signals SIGUSR1 (more) and SIGUSR2 (less) go
+one step. The next mount has what --log-level says.
 """
 
 STAT_HELP = """\
@@ -95,6 +103,8 @@ class Verb:
     path: str
     run: Callable[[Mapping[str, str]], int]
     options: Mapping[str, bool] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+    """What may follow the path."""
 
 
 def _umount(given: Mapping[str, str]) -> int:
@@ -110,6 +120,13 @@ def _status(given: Mapping[str, str]) -> int:
 
 def _stat(given: Mapping[str, str]) -> int:
     return commands.stat(given["path"], as_json="json" in given)
+
+
+def _log_level(given: Mapping[str, str]) -> int:
+    level = given.get("level")
+    if level is not None and level not in words.LOG_LEVELS:
+        raise UsageError(f"LEVEL {level!r}: one of {', '.join(words.LOG_LEVELS)}")
+    return commands.log_level(given["mountpoint"], level)
 
 
 def _url(given: Mapping[str, str]) -> int:
@@ -132,6 +149,7 @@ VERBS = {
     "status": Verb(STATUS_HELP, "mountpoint", _status, {"json": False}),
     "stat": Verb(STAT_HELP, "path", _stat, {"json": False}),
     "url": Verb(URL_HELP, "path", _url, {"expires": True}),
+    "log-level": Verb(LOG_LEVEL_HELP, "mountpoint", _log_level, more=("level",)),
     "refresh": Verb(REFRESH_HELP, "path", _refresh, {"attributes": False}),
 }
 """All verbs but `mount`, whose options are a table of their own."""
@@ -188,6 +206,8 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
         verb = VERBS[argv[0]]
         parser = _Parser(prog=f"s3mount {argv[0]}", description=verb.help, allow_abbrev=False)
         parser.add_argument(verb.path)
+        for name in verb.more:
+            parser.add_argument(name, nargs="?")
         for name, has_value in verb.options.items():
             if has_value:
                 parser.add_argument(f"--{name}")

@@ -182,6 +182,21 @@ class Config:
     # the log
     log_level: str = "info"
     log_file: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+
+    # metrics and probes
+    metrics_address: tuple[str, int] | None = None
+    """Host and port; None: nobody listens."""
+    metrics_connections_max: int = 32
+    """When one more comes, that goes which has waited longest without asking anything."""
+    metrics_request_seconds: float = 5.0
+    """For a client to ask, and to take its answer."""
+    metrics_fresh_seconds: float = 0.5
+    """So long an answer waits for the loop; then it is made of what the loop said last."""
+    healthy_seconds: float = 10.0
+    """A loop that was not heard of for so long is stuck."""
+    ready_seconds: float = 30.0
+    """A store that failed to answer its last request makes the mount unready for so long, or until it answers."""
 
     def __post_init__(self) -> None:
         if not self.bucket:

@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 import s3mount
-from s3mount import allowance, garbage, instance, kernel, logs, notify, preflight, turns
+from s3mount import allowance, garbage, instance, kernel, notify, preflight, turns
 from s3mount.background import in_background
 from s3mount.config import Config
 from s3mount.control.server import attend
@@ -36,6 +36,7 @@ from s3mount.draining import drain_kernel
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
 from s3mount.heartbeat import Heartbeat
+from s3mount.inside import Inside
 from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.s3 import S3Store
@@ -92,12 +93,7 @@ def _serve(
             signal.signal(number, lambda number, _: os._exit(128 + number))
     config = replace(config, endpoint_url=configured_endpoint(config), memory_limit_bytes=prepared.memory_limit_bytes)
     with instance.held(config, prepared.cache_dir) as held:
-        try:
-            logs.configure(
-                level=config.log_level, file=config.log_file, foreground=config.foreground, fallback=held.log
-            )
-        except OSError as error:
-            raise StartError(f"the log cannot be written: {error}; see --log-file") from error
+        inside = Inside(config, fallback=held.log)
         for warning in prepared.warnings:
             log.warning("%s", warning)
         allowance.raise_open_files()
@@ -107,7 +103,7 @@ def _serve(
             raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
         reports = notify.Reports(supervisor, Heartbeat(), foreground=config.foreground)
         owner = instance.owner(held.directory)
-        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, reports, owner=owner)
+        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, reports, owner=owner, inside=inside)
         return trio.run(daemon.run)
 
 
@@ -125,6 +121,7 @@ class Daemon:
         reports: notify.Reports,
         *,
         owner: str,
+        inside: Inside,
     ) -> None:
         self._config = config
         self._owner = owner
@@ -134,6 +131,7 @@ class Daemon:
         self._prepared = prepared
         self._ready = ready
         self._reports = reports
+        self._inside = inside
         # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
         self._failure: StartError | None = None
         self._lost: set[str] = set()
@@ -141,7 +139,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until unmounted or told to stop; the exit status. Raises StartError."""
-        async with trio.open_nursery() as nursery:
+        async with self._inside.shown(self._reports.heart), trio.open_nursery() as nursery:
             nursery.start_soon(self._reports.heart.run)
             try:
                 await self._serve(nursery)
@@ -218,6 +216,7 @@ class Daemon:
                 pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
                 await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
                 session.cancel_scope.cancel()
+            self._inside.life = "ending"
             await self._reports.stopping(seconds=config.stop_timeout_seconds)
             # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
             now = trio.current_time()
@@ -239,7 +238,7 @@ class Daemon:
         )
         try:
             kind = OperationsWithXattrs if config.xattr else Operations
-            operations = kind(filesystem, begun.set)
+            operations = kind(filesystem, begun.set, self._inside.calls)
             pyfuse3.init(operations, str(config.mountpoint), options)
         except RuntimeError as error:
             raise StartError(
@@ -274,6 +273,7 @@ class Daemon:
                 background_max=config.kernel_background_max,
             )
         )
+        self._inside.life = "serving" if self._stop_by is None else "stopping"
         log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
         await self._reports.ready()
         self._ready()
@@ -313,9 +313,12 @@ class Daemon:
             "storage": lambda: storage.figures,
             "store": lambda: store.figures,
             "abilities": lambda: asdict(findings.remembered()),
+            **self._inside.figures,
         }
         verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
-        await attend(verbs.table(), config, task_status=task_status)
+        self._inside.tell(verbs.figures)
+        table = {**verbs.table(), "log-level": self._inside.log.level.verb}
+        await attend(table, config, task_status=task_status)
 
     async def _recover(self, filesystem: FileSystem, nursery: trio.Nursery) -> None:
         """Finish renames that were cut short before programs look; a large one goes on behind them."""
@@ -339,6 +342,7 @@ class Daemon:
                     await self._end(filesystem, session)
                     return
                 self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
+                self._inside.life = "stopping"
                 log.info("stopping signal=%s", signal.Signals(number).name)
                 nursery.start_soon(self._stop, filesystem, session, self._stop_by)
                 nursery.start_soon(partial(self._reports.stopping, seconds=self._config.stop_timeout_seconds))

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial, wraps
+from time import perf_counter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from s3mount.calls import Calls
 from s3mount.errors import NotPermitted, S3MountError
 from s3mount.store.base import Buffer
 from s3mount.vfs.attributes import Attributes, Caller, Changes, absent
@@ -51,17 +53,25 @@ def answered(handler: Handler[Ops, P, T]) -> Handler[Ops, P, T]:
 
     @wraps(handler)
     async def wrapper(self: Ops, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = perf_counter()
         try:
-            return await handler(self, *args, **kwargs)
-        except FUSEError:
+            answer = await handler(self, *args, **kwargs)
+        except FUSEError as error:
+            self.calls.failed(name, began, error.errno)
             raise
         except S3MountError as error:
+            self.calls.failed(name, began, error.errno)
             if error.errno not in QUIET:
                 log.warning("request failed operation=%s errno=%s reason=%s", name, errno.errorcode[error.errno], error)
             raise FUSEError(error.errno) from error
         except Exception as error:
+            self.calls.failed(name, began, errno.EIO)
             log.exception("request met a bug operation=%s", name)
             raise FUSEError(errno.EIO) from error
+        kind = self.calls.kinds[name]
+        kind.count += 1
+        kind.seconds += perf_counter() - began
+        return answer
 
     return wrapper
 
@@ -126,10 +136,13 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = True
     enable_acl = False
 
-    def __init__(self, filesystem: FileSystem, begun: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, filesystem: FileSystem, begun: Callable[[], None] = lambda: None, calls: Calls | None = None
+    ) -> None:
         super().__init__()
-        self._fs = filesystem  # no state of its own
+        self._fs = filesystem  # no state of its own, but for what is counted
         self._begun = begun
+        self.calls = Calls() if calls is None else calls
 
     def init(self) -> None:
         """The kernel's first request. It has the answer before another task runs."""

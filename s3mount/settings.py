@@ -14,6 +14,7 @@ from pathlib import Path
 from s3mount.config import Config
 from s3mount.errors import UsageError
 from s3mount.words import (
+    ADDRESS,
     ASKED,
     COUNT,
     DIR,
@@ -21,6 +22,7 @@ from s3mount.words import (
     FILE,
     FLAG,
     FLAG_WORD,
+    FORM,
     ID,
     LEVEL,
     MODE,
@@ -158,6 +160,10 @@ NAMES_ROWS = (
     Row("how early a file is fetched ahead [{}]", (Option("neighbour-ttl", TIME, "neighbour_ttl_seconds"),)),
     Row("a CDN's, for `s3mount url` [{}]", (Option("public-url", URL, "public_url", "none"),)),
 )
+OPERATION_ROWS = (
+    Row("metrics and probes over HTTP [{}]", (Option("metrics-address", ADDRESS, "metrics_address", "none"),)),
+    Row("lines of the log [{}]", (Option("log-format", FORM, "log_format"),)),
+)
 
 NETWORK_ROWS = (
     Row("a small request, retries and all [{}]", (Option("metadata-deadline", TIME, "metadata_deadline_seconds"),)),
@@ -179,6 +185,7 @@ TOPICS = (
     Topic("writing", "How objects are written", WRITING_ROWS),
     Topic("names", "Names and attributes", NAMES_ROWS),
     Topic("network", "The network", NETWORK_ROWS),
+    Topic("operation", "Watching and running a mount", OPERATION_ROWS),
 )
 
 

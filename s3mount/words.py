@@ -13,12 +13,14 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from s3mount.config import GIB, KIB, MIB, RESERVED, S3_KEY_MAX_BYTES, TIB
 
+LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 S3_TAGS_MAX = 10
 S3_TAG_NAME_MAX = 128
 S3_TAG_VALUE_MAX = 256
 _TAG = re.compile(r"[\w +\-=.:/@]*").fullmatch
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+PORT_MAX = 65_535
 ID_MAX = 2**32 - 2
 """The highest uid and gid: the one above means 'leave it alone' to chown."""
 
@@ -140,6 +142,14 @@ def read_url(word: str) -> str:
     return word.removesuffix("/")
 
 
+def read_address(word: str) -> tuple[str, int]:
+    """`127.0.0.1:9100` or `[::1]:9100` as host and port; port 0: any that is free."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", word, re.ASCII)
+    if match is None or int(match[3]) > PORT_MAX:
+        raise ValueError("an address is written 127.0.0.1:9100, [::1]:9100, or 0.0.0.0:9100 for all who can reach it")
+    return match[1] or match[2], int(match[3])
+
+
 def read_source(word: str) -> tuple[str, str]:
     """`s3://bucket/a/b` as bucket and prefix; the prefix is empty or ends with '/'."""
     scheme, separator, rest = word.partition("://")
@@ -198,6 +208,8 @@ ID = Kind("ID", read_id, native=(int,))
 FLAG = Kind("", read_flag, show_flag, (bool,))
 FLAG_WORD = Kind("on|off", read_flag, show_flag, (bool,))
 LEVEL = replace(one_of(*LOG_LEVELS), metavar="LEVEL")
+FORM = one_of(*LOG_FORMATS)
+ADDRESS = Kind("HOST:PORT", read_address)
 COUNT = Kind("N", read_count, native=(int,))
 TAGS = Kind("K=V&K=V", read_tags)
 ENCRYPTION = Kind("KIND", read_encryption)

@@ -14,6 +14,7 @@ from s3mount import kernel
 from s3mount.control import client, paths, texts
 from s3mount.control.client import OnProgress, Refusal
 from s3mount.control.paths import Location
+from s3mount.control.status import status_text
 from s3mount.errors import ControlError
 
 URL_NOTES = {
@@ -55,7 +56,13 @@ def refresh(path: str, *, attributes: bool) -> int:
 
 def status(path: str, *, as_json: bool) -> int:
     _, answer = _ask(path, "status", {})
-    _print(_json(answer) if as_json else texts.status_text(answer))
+    _print(_json(answer) if as_json else status_text(answer))
+    return 0
+
+
+def log_level(path: str, level: str | None) -> int:
+    _, answer = _ask(path, "log-level", {} if level is None else {"level": level})
+    _print(f"{answer.get('level')}\n")
     return 0
 
 

@@ -20,7 +20,7 @@ STATES = {
 
 def stat_text(answer: Fields, mountpoint: str) -> str:
     """`s3mount stat` of one path."""
-    found, shown = _fields(answer, "object"), _fields(answer, "shown")
+    found, shown = part(answer, "object"), part(answer, "shown")
     rows: list[tuple[str, object]] = [
         ("path", f"{answer.get('path') or '.'} in {mountpoint}"),
         ("kind", answer.get("kind")),
@@ -42,25 +42,8 @@ def stat_text(answer: Fields, mountpoint: str) -> str:
             ("shown", " ".join([f"{shown.get('permissions')}", *(f"{name}={shown.get(name)}" for name in SHOWN)])),
             ("shown mtime", instant(shown.get("mtime_ns"))),
         ]
-    special = [f"{name}={value}" for name, value in _fields(answer, "special").items()]
+    special = [f"{name}={value}" for name, value in part(answer, "special").items()]
     rows.append(("attributes stored", " ".join(special) or "none: the defaults of each mount"))
-    return columns(rows)
-
-
-def status_text(answer: Fields) -> str:
-    """`s3mount status` of one mount: the known parts first, each field a line."""
-    mount = _fields(answer, "mount")
-    rows: list[tuple[str, object]] = [
-        ("source", mount.get("source")),
-        ("mountpoint", mount.get("mountpoint")),
-        (
-            "daemon",
-            f"pid {mount.get('pid')}, s3mount {mount.get('version')}, up {duration(answer.get('uptime_seconds'))}",
-        ),
-    ]
-    for part, figures in answer.items():
-        if part not in ("mount", "uptime_seconds"):
-            rows += list(_flat(part, figures))
     return columns(rows)
 
 
@@ -75,44 +58,14 @@ def flags_text(flags: Fields) -> str:
     )
 
 
-def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """A part of the status as lines; tables of numbers in one line, of lists each item."""
-    words = name.replace("_", " ")
-    if isinstance(value, dict) and value.keys() >= {"count", "paths"} and isinstance(value["paths"], list):
-        yield words, value["count"]
-        yield from (("", path) for path in value["paths"])
-    elif isinstance(value, dict) and value.keys() == {"count", "prefixes"} and isinstance(value["prefixes"], dict):
-        yield words, value["count"]
-        yield from (("", f"{count} below {prefix or 'the root'}") for prefix, count in value["prefixes"].items())
-    elif isinstance(value, dict) and value and not any(isinstance(item, (dict, list)) for item in value.values()):
-        yield words, ", ".join(f"{key.replace('_', ' ')} {_readable(key, item)}" for key, item in value.items())
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(key, item)
-    elif isinstance(value, list):
-        told = [_line(item) if isinstance(item, dict) else str(item) for item in value]
-        yield words, told[0] if told else "none"
-        yield from (("", line) for line in told[1:])
-    elif name == "outage" and value is None:
-        yield words, "none"
-    else:
-        yield words, _readable(name, value)
-
-
-def _line(item: Fields) -> str:
-    """from d/ to e/, done 3, total 500."""
-    words = [f"{name.removesuffix('_ns').replace('_', ' ')} {_readable(name, part)}" for name, part in item.items()]
-    return ", ".join(words)
-
-
 def _object_rows(found: Fields) -> Iterator[tuple[str, object]]:
     yield "size", size(found.get("size"))
     for name in ("etag", "version_id", "storage_class"):
         if found.get(name) is not None:
             yield name.replace("_", " "), found[name]
     yield "last modified", instant(found.get("last_modified_ns"))
-    yield from _fields(found, "headers").items()
-    for name, value in _fields(found, "metadata").items():
+    yield from part(found, "headers").items()
+    for name, value in part(found, "metadata").items():
         yield "metadata", f"{name}={value}"
     yield "tags", found.get("tags")
 
@@ -169,12 +122,6 @@ def duration(value: object) -> str:
     return " ".join([*words, f"{left}s"])
 
 
-def _readable(name: str, value: object) -> str:
-    if name.endswith("_ns"):
-        return instant(value)
-    return size(value) if name.endswith("_bytes") and isinstance(value, int) else yes(value)
-
-
-def _fields(answer: Fields, name: str) -> Fields:
+def part(answer: Fields, name: str) -> Fields:
     value = answer.get(name)
     return value if isinstance(value, dict) else {}

@@ -62,7 +62,7 @@ class Verbs:
         self._fs = filesystem
         self._store = store
         self._config = config
-        self._figures = figures
+        self.figures = {"uptime_seconds": self._uptime_seconds, **figures}
         self._invalidate = invalidate
         self._clock = clock
         self._began = clock()
@@ -125,12 +125,12 @@ class Verbs:
             over = True
         return {"kernel_names": len(names), "flags": flags}
 
+    def _uptime_seconds(self) -> float:
+        return round(self._clock() - self._began, 1)
+
     async def status(self, _request: Request, _progress: Progress) -> object:
         """Everything that is known without asking anybody."""
-        answer: dict[str, object] = {"uptime_seconds": round(self._clock() - self._began, 1)}
-        for name, figures in self._figures.items():
-            answer[name] = figures()
-        return answer
+        return {name: figures() for name, figures in self.figures.items()}
 
 
 def _object(info: ObjectInfo) -> dict[str, object]:

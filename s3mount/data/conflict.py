@@ -9,6 +9,7 @@ send all of its length at close: then the copy is a cut, of what lies between th
 
 import logging
 import time
+from collections import OrderedDict
 
 from s3mount.config import RESERVED, S3_KEY_MAX_BYTES, S3_OBJECT_MAX_BYTES, Config
 from s3mount.data.blocks import BlockCache
@@ -24,6 +25,7 @@ SECOND_NS = 1_000_000_000
 CONFLICTS = f"{RESERVED}/conflicts/"
 PARTIAL = ".partial"
 SUFFIX_MAX_BYTES = len(f".from-{S3_OBJECT_MAX_BYTES}{PARTIAL}")
+COPIES_SHOWN_MAX = 100
 SWEEP_PAGES_MAX = 10
 """What one start looks at, a thousand copies each; their keys begin with their time, so the oldest come first."""
 
@@ -88,6 +90,27 @@ class Conflict:
             self.origin, self.key, reason,
         )  # fmt: skip
         return self.error
+
+
+class CopiesKept:
+    """The copies that conflicts of this run have left, the latest of them by name. The state is the list."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._latest: OrderedDict[Conflict, tuple[str, str, int]] = OrderedDict()
+
+    def note(self, conflict: Conflict, size: int) -> None:
+        """The copy of a conflict was stored, for the first time or again."""
+        self._count += conflict not in self._latest
+        self._latest[conflict] = conflict.origin, conflict.key, size
+        if len(self._latest) > COPIES_SHOWN_MAX:
+            self._latest.popitem(last=False)
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows."""
+        shown = [{"key": origin, "copy": copy, "bytes": size} for origin, copy, size in self._latest.values()]
+        return {"count": self._count, "latest": shown}
 
 
 def copy_key(prefix: str, key: str, now_ns: int, token: str) -> str:

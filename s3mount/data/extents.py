@@ -45,6 +45,11 @@ class Extents:
         """Where the last range ends; 0 when there is none."""
         return self._stops[-1] if self._stops else 0
 
+    @property
+    def total_bytes(self) -> int:
+        """How many bytes are mapped, dropped ones included; takes as long as there are ranges."""
+        return sum(self._stops) - sum(self._starts)
+
     def put(self, start: int, stop: int, position: int) -> Taken:
         """Map `[start, stop)` to `position`, over whatever was there."""
         assert 0 <= start < stop

@@ -14,6 +14,7 @@ from s3mount.data.describe import describe
 from s3mount.data.forsaking import Forsaking
 from s3mount.data.layers import Layers
 from s3mount.data.orphans import Keeping
+from s3mount.data.progress import Backlog, backlog
 from s3mount.data.reading import Reader
 from s3mount.data.storage import Storage
 from s3mount.data.syncing import Syncing
@@ -104,6 +105,11 @@ class File:
     def busy(self) -> bool:
         """Whether an upload is under way."""
         return self._syncing.epoch is not None
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the bucket lacks of it, and how far its upload has come."""
+        return backlog(self._layers, self._syncing.epoch, self._syncing.stream)
 
     @property
     def poisoned(self) -> FileSystemError | None:

@@ -10,6 +10,8 @@ Knows the log and extents; no store, no task. Between two calls the content is e
 from collections.abc import Callable
 from dataclasses import replace
 
+import trio
+
 from s3mount.data.chunks import Tail
 from s3mount.data.content import Content, Layer
 from s3mount.data.extents import Extents, dropped
@@ -25,6 +27,7 @@ class Layers:
         # The mutable state. base_stop, epoch_stop <= size. touched: existence or size differ from what will be in the
         # bucket when the upload that runs ends. aside: what is live is in the bucket, but not as the base. A position
         # is in at most one of live and epoch. missing: ranges of the base, in order, whose bytes nobody has any more.
+        # changed_at: when what is live was first changed, and of what is being uploaded the same.
         self._staging = staging
         self._tail = Tail()
         self.base = base
@@ -36,10 +39,25 @@ class Layers:
         self._staged_base = Extents()
         self.touched = base is None
         self._aside = False
+        self._changed_at = trio.current_time() if base is None else None
+        self._epoch_changed_at: float | None = None
 
     @property
     def dirty(self) -> bool:
         return self.touched or (len(self.live) > 0 and not self._aside)
+
+    @property
+    def unstored_since(self) -> float | None:
+        """Since when the bucket lacks something of the file, by the loop's clock; None: it has everything."""
+        if self.epoch is not None:
+            return self._epoch_changed_at
+        return self._changed_at if self.dirty else None
+
+    @property
+    def unstored_bytes(self) -> int:
+        """How many bytes the bucket lacks; of a range that was written again during its upload, both."""
+        live = 0 if self._aside else self.live.total_bytes
+        return live if self.epoch is None else live + self.epoch.total_bytes
 
     @property
     def plain(self) -> bool:
@@ -82,6 +100,8 @@ class Layers:
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes in place; the staging log is ready for them."""
         self._aside = False
+        if self._changed_at is None:
+            self._changed_at = trio.current_time()
         stop = offset + len(data)
         if offset >= self.live.stop:
             self._append(offset, data)
@@ -110,6 +130,8 @@ class Layers:
             self.base_stop = min(self.base_stop, size)
         self.size = size
         self.touched = True
+        if self._changed_at is None:
+            self._changed_at = trio.current_time()
 
     def drop(self, start: int, stop: int) -> None:
         """Give up staged bytes that were sent; they are in the epoch if one is being uploaded."""
@@ -121,6 +143,7 @@ class Layers:
         """Begin an epoch: what the bytes are now, for good."""
         assert self.epoch is None
         self.epoch, self.epoch_stop = self.live, self.size
+        self._epoch_changed_at, self._changed_at = self._changed_at, None
         self.live, self.touched, self._aside = Extents(), False, False
         layers: tuple[Layer, ...] = (Layer(self.epoch, self.size),)
         if len(self._staged_base):
@@ -140,6 +163,7 @@ class Layers:
             self._staging.free(merged.put(start, stop, position))
             touch(start, stop)
         self.live, self.epoch, self.epoch_stop = merged, None, 0
+        self._changed_at, self._epoch_changed_at = self._epoch_changed_at, None
         self.touched = True
 
     def stored(self, version: Version) -> None:
@@ -151,7 +175,7 @@ class Layers:
             self.missing = tuple((piece.start, piece.stop) for piece in pieces if piece.missing)
         self._staging.free(self.epoch.clear())
         self.base, self.base_stop = version, self.epoch_stop
-        self.epoch, self.epoch_stop = None, 0
+        self.epoch, self.epoch_stop, self._epoch_changed_at = None, 0, None
         self.unstage_base()
 
     def stored_aside(self) -> None:
@@ -160,6 +184,8 @@ class Layers:
         changed = self.dirty
         self.thaw(lambda _start, _stop: None)
         self.touched, self._aside = changed, not changed
+        if not changed:
+            self._changed_at = None
 
     def adopt(self, version: Version) -> None:
         """An upload whose outcome was unknown has made `version` of the bytes as they were. What was dropped comes
@@ -200,3 +226,4 @@ class Layers:
         self.clear()
         self.base_stop = self.size = 0 if self.base is None else self.base.size
         self.touched = False
+        self._changed_at = None

@@ -24,6 +24,7 @@ class Epoch:
     """What one upload is about: `size` bytes of the content, from `start`, which is 0 but for a conflict's copy."""
 
     __slots__ = (
+        "began",
         "condition",
         "content",
         "copies_base",
@@ -31,7 +32,10 @@ class Epoch:
         "expected_etag",
         "headers",
         "key",
+        "multipart",
+        "parts_total",
         "publishing",
+        "restates",
         "scope",
         "size",
         "start",
@@ -49,7 +53,8 @@ class Epoch:
         stream: Stream | None,
     ) -> None:
         # The mutable state: whether the server may be asked to copy bytes of the base, which only in a conflict is
-        # gone; whether a request that publishes may have been sent, and the etag it would leave.
+        # gone; whether a request that publishes may have been sent, and the etag it would leave; whether it sends no
+        # bytes at all; the upload by parts, and how many it will have where that is known.
         self.key = key
         self.content = content
         self.start = start
@@ -62,6 +67,10 @@ class Epoch:
         self.copies_base = True
         self.publishing = False
         self.expected_etag: str | None = None
+        self.restates = False
+        self.multipart: Multipart | None = None
+        self.parts_total: int | None = None
+        self.began = trio.current_time()
 
 
 def freeze(
@@ -93,6 +102,7 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
         async with storage.loader.body(epoch.content, epoch.start, epoch.start + epoch.size) as body:
             return await _put(storage, epoch, body)
     multipart = Multipart(storage.store, storage.nursery, epoch.key, epoch.headers, epoch.condition)
+    epoch.multipart, epoch.parts_total = multipart, len(steps)
     try:
         await _send(storage, epoch, multipart, steps)
         return await _complete(epoch, multipart, len(steps))
@@ -144,6 +154,7 @@ async def _reaches(storage: Storage, epoch: Epoch, stream: Stream) -> bool:
 
 
 async def _complete_stream(storage: Storage, epoch: Epoch, stream: Stream) -> Stored:
+    epoch.parts_total = stream.grid.number_at(epoch.size - 1)
     while True:
         missing: list[Step] = list(stream.missing(epoch.size))
         if missing:
@@ -152,7 +163,7 @@ async def _complete_stream(storage: Storage, epoch: Epoch, stream: Stream) -> St
             await stream.settle()
         else:
             break
-    return await _complete(epoch, stream.multipart, stream.grid.number_at(epoch.size - 1))
+    return await _complete(epoch, stream.multipart, epoch.parts_total)
 
 
 async def _send(storage: Storage, epoch: Epoch, multipart: Multipart, steps: Iterable[Step]) -> None:

@@ -50,12 +50,15 @@ class Reader:
         base = layers.base
         if base is not None and layers.base_stop:
             if layers.plain and stop <= layers.base_stop:
-                view = self._storage.blocks.peek(base, offset, stop)
+                blocks = self._storage.blocks
+                view = blocks.peek(base, offset, stop)
                 self._read_ahead(base, offset, stop)
                 if view is not None:
+                    self._storage.reads_at_once += 1
                     return view
+                self._storage.reads_waited += 1
                 try:
-                    return await self._storage.blocks.view(base, offset, stop)
+                    return await blocks.view(base, offset, stop)
                 except Stale:
                     if layers.base is base and not await self._settle():
                         raise

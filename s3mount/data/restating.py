@@ -53,7 +53,7 @@ def restating(key: str, layers: Layers, headers: Headers) -> Epoch:
     assert content.base is not None
     assert content.base.key == key
     epoch = Epoch(key, content, 0, content.base.size, headers, Condition(etag=content.base.etag), None)
-    epoch.publishing = True
+    epoch.publishing = epoch.restates = True
     return epoch
 
 

@@ -16,6 +16,7 @@ from s3mount.data.blocks import BlockCache
 from s3mount.data.budget import Budget
 from s3mount.data.buffers import Buffers
 from s3mount.data.chunks import CHUNK_BYTES
+from s3mount.data.conflict import CopiesKept
 from s3mount.data.content import Loader
 from s3mount.data.disktier import DiskTier
 from s3mount.data.foreseen import Foreseen
@@ -60,7 +61,8 @@ class Storage:
         disk: DiskTier | None = None,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
-        # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn.
+        # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn;
+        # how many reads of stored bytes had all of them in memory, and how many had not.
         # What the store takes is in `learning`.
         self.store = store
         self.config = config
@@ -129,6 +131,8 @@ class Storage:
             # They stay until the last close and nothing frees them: writers must find most of the log free of them.
             staged_max_bytes=staging_limit_bytes // 8,
         )
+        self.copies_kept = CopiesKept()
+        self.reads_at_once = self.reads_waited = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._offers_in_memory: OrderedDict[Hashable, None] = OrderedDict()
         self._parts_ahead = 0
@@ -147,10 +151,12 @@ class Storage:
                 "cached_bytes": self.blocks.used_bytes,
                 "unsent_bytes": self.staging.chunks_in_memory * CHUNK_BYTES,
             },
+            "cache_in_memory": {"hits": self.reads_at_once, "misses": self.reads_waited},
             "cache_on_disk": "off" if self._disk is None else self._disk.figures,
             "parts_sent_ahead": self._parts_ahead,
             "read_ahead": {**self.windows.figures, **self.blocks.figures},
             "files_ahead": self.foreseen.figures,
+            "conflict_copies": self.copies_kept.figures,
         }
 
     @property

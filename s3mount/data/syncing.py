@@ -326,6 +326,7 @@ class Syncing:
             self._on_stored(stored)
         else:
             self.conflict.kept(epoch.start, epoch.size, sum(stop - start for start, stop in self._layers.missing))
+            self._storage.copies_kept.note(self.conflict, epoch.size)
 
     def _thaw(self, epoch: Epoch) -> None:
         """The epoch's bytes are dirty again; a stream goes on with the next attempt, if it can."""

@@ -39,6 +39,7 @@ from s3mount.store.replies import (
 )
 from s3mount.store.retry import SILENCES_MIN, Backoff, Tries
 from s3mount.store.signature import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from s3mount.store.tally import CANCELLED, OK, Tally, outcome_of_failure, outcome_of_status
 from s3mount.store.wire import (
     BadHttp,
     CertificateRefused,
@@ -76,8 +77,7 @@ class Dispatcher:
         self._draw = draw
         self._counts = counts
         self.outage = Outage(clock_ns)
-        self.answers: Counter[tuple[str, int]] = Counter()
-        """By operation and status, repeats included; 0: there was no answer."""
+        self.tally = Tally()
         self._date = ""
         self._date_ns = 0
         self._offset_seconds = 0
@@ -245,24 +245,35 @@ class Dispatcher:
                 stall_seconds=order.stall_seconds,
             )
             self._counts[order.name] += 1
+            began, before = self.tally.clock(), 0 if order.received_bytes is None else order.received_bytes()
             try:
                 reply = await order.wire.perform(request, sink)
             except (WireError, errors.BadReply) as error:
-                self.answers[order.name, 0] += 1
+                self._note(order, 0, outcome_of_failure(error), began, _sent(error), before)
                 return error
             except trio.Cancelled:
+                self._note(order, 0, CANCELLED, began, 0, before)
                 order.in_doubt |= order.mutating
                 raise
         finally:
             order.limiter.release()
-        self.answers[order.name, reply.status] += 1
+        outcome, lie = OK if reply.status == 200 else outcome_of_status(reply.status), b""
         if isinstance(sink, SmallBody) and reply.status == 200 and sink.content:
             order.document = fields_of(sink.content)
             if order.document.get("") == "Error" or sink.content.lstrip()[:15].lower().startswith(PAGE_STARTS):
                 # Whoever reads the status alone would take this for a success. Copies and completions answer 200 first
                 # and tell an error in the body; what stands between us and the store answers anything with a page.
-                return Reply(500, reply.headers, reply.received, bytes(sink.content))
+                outcome, lie = "bad_reply", bytes(sink.content)
+        sent_bytes = sum([len(piece) for piece in order.body]) if order.body else 0
+        self.tally.note(order.name, reply.status, outcome, began, sent_bytes, reply.received)
+        if lie:
+            return Reply(500, reply.headers, reply.received, lie)
         return reply
+
+    def _note(self, order: Order, status: int, outcome: str, began: float, sent_bytes: int, before: int) -> None:
+        """An attempt ended without a reply; of its body so much is there as its order tells."""
+        received = 0 if order.received_bytes is None else order.received_bytes() - before
+        self.tally.note(order.name, status, outcome, began, sent_bytes, received)
 
     def _refusal_of(self, order: Order, reply: Reply) -> errors.StoreError:
         self.date_ns(reply.headers)
@@ -309,6 +320,10 @@ def _other_region(order: Order, reply: Reply, code: str) -> str | None:
     ):
         return None
     return reply.headers.get("x-amz-bucket-region") or order.document.get("Region")
+
+
+def _sent(error: WireError | errors.BadReply) -> int:
+    return error.sent_bytes if isinstance(error, WireError) else 0
 
 
 def _failure_of(order: Order, error: WireError) -> errors.StoreError:

@@ -86,7 +86,7 @@ class S3Store:
     @property
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows of the store: where it is, and what was asked and answered. No secret."""
-        access, answers = self._requests.access, self._requests.dispatcher.answers
+        access = self._requests.access
         return {
             "endpoint": access.address.origin,
             "region": access.address.region,
@@ -94,10 +94,7 @@ class S3Store:
             "clock_skew_seconds": self._requests.dispatcher.skew_seconds,
             "outage": self._requests.dispatcher.outage.figure,
             "requests": dict(sorted(self.counts.items())),
-            "answers": [
-                {"operation": name, "status": status, "count": answers[name, status]}
-                for name, status in sorted(answers)
-            ],
+            **self._requests.dispatcher.tally.figures,
         }
 
     async def check(self) -> None:

@@ -96,6 +96,7 @@ class Closing:
         if state.file is not None:
             state.file.close()
             state.file = None
+            self._tree.with_files.pop(inode, None)
         state.told = False
         state.headers = NO_HEADERS
         if state.pending is not None and not state.changing:

@@ -66,7 +66,9 @@ class Exact:
             if not turn and (not exact or parent.ino in self._runs):
                 self._follow(parent, name, inode)
             if exact:
+                tree.told.lookups_known += not turn
                 return inode, until
+            tree.told.lookups_asked += not turn
             try:
                 await self.ask(parent, name, inode)
             except BaseException:

@@ -1,6 +1,11 @@
 """What `s3mount status` shows of the names and files of a mount: counts, limits, paths; asks no store. No state."""
 
+from math import inf
+
+import trio
+
 from s3mount.data.intents import Intent
+from s3mount.data.progress import Backlog, Progress
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.closing import named, unstored
 from s3mount.vfs.tree import Tree
@@ -16,27 +21,74 @@ def figures(tree: Tree, changing: Changing) -> dict[str, object]:
 
 
 def _files(tree: Tree) -> dict[str, object]:
-    dirty: list[str] = []
+    dirty: dict[str, Backlog] = {}
+    open_now: set[str] = set()
     failing: list[str] = []
     conflicts: list[str] = []
+    uploads: list[tuple[str, Progress]] = []
     writers = 0
-    for inode in tree.inodes:
+    for inode in tree.with_files:
         state = inode.state
-        if state is None or not named(inode):
+        if state is None or state.file is None or not named(inode):
             continue
         writers += state.writers
+        backlog = state.file.backlog
         if unstored(state):
-            dirty.append(inode.path)
+            dirty[inode.path] = backlog
+            if state.handles:
+                open_now.add(inode.path)
+        if backlog.upload is not None:
+            uploads.append((inode.path, backlog.upload))
         if state.failing:
             failing.append(inode.path)
-        if state.file is not None and state.file.parted:
+        if state.file.parted:
             conflicts.append(inode.path)
+    now = trio.current_time()
+    oldest = sorted(dirty, key=lambda path: (_age(dirty[path].since, now), path), reverse=True)
     return {
-        "dirty_files": _paths(dirty),
+        "dirty_files": _paths(list(dirty)),
+        "dirty": {
+            "bytes": sum([backlog.bytes for backlog in dirty.values()]),
+            "oldest_seconds": _age(dirty[oldest[0]].since, now) if oldest else 0.0,
+            "files": [
+                {
+                    "path": path,
+                    "bytes": dirty[path].bytes,
+                    "seconds": _age(dirty[path].since, now),
+                    "open": path in open_now,
+                }
+                for path in oldest[:PATHS_MAX]
+            ],
+        },
+        "uploads": {
+            "count": len(uploads),
+            "under_way": [_upload(path, upload, now) for path, upload in sorted(uploads, key=_began)[:PATHS_MAX]],
+        },
         "files_not_stored": _paths(failing),
         "conflicts_open": _paths(conflicts),
         "handles_for_writing": writers,
         "stopping": tree.refuses_writers,
+    }
+
+
+def _age(since: float | None, now: float) -> float:
+    return 0.0 if since is None else round(now - since, 1)
+
+
+def _began(upload: tuple[str, Progress]) -> float:
+    """Those that a program waits for come first, the longest wait at the top."""
+    return inf if upload[1].began is None else upload[1].began
+
+
+def _upload(path: str, upload: Progress, now: float) -> dict[str, object]:
+    return {
+        "path": path,
+        "done_bytes": upload.done_bytes,
+        "total_bytes": upload.total_bytes,
+        "parts_done": upload.parts_done,
+        "parts_total": upload.parts_total,
+        "seconds": None if upload.began is None else _age(upload.began, now),
+        "still_written": upload.began is None,
     }
 
 
@@ -65,8 +117,12 @@ def _names(tree: Tree) -> dict[str, object]:
     config, listings = tree.config, tree.listings
     return {
         "hidden_keys": {"count": tree.hidden_count, "prefixes": dict(list(tree.hidden.items())[:PATHS_MAX])},
+        "hidden_examples": dict(list(tree.hidden_examples.items())[:PATHS_MAX]),
         "names": {"inodes": len(tree.inodes)},
         "listed_names": {"held": listings.names, "max": listings.names_max},
+        "cache_of_names": {"hits": listings.names_known, "misses": listings.names_asked},
+        "cache_of_listings": {"hits": listings.pages_known, "misses": listings.pages_asked},
+        "cache_of_attributes": {"hits": tree.told.lookups_known, "misses": tree.told.lookups_asked},
         "attributes_remembered": {"versions": len(tree.told), "max": config.attributes_remembered_max},
         "walks": {
             "under_way": tree.walks.under_way,

@@ -298,6 +298,7 @@ class Handles:
         return self._file_of(inode, known.key, base, state.headers)
 
     def _file_of(self, inode: Inode, key: str, base: Version | None, headers: Headers) -> File:
+        self._tree.with_files[inode] = None
         return File(
             self._tree.storage,
             key,

@@ -17,7 +17,8 @@ class Listings:
 
     The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
     mount removed, with the time when they were last known to be without keys; some stores go on listing them.
-    `shelf` has the spans of directories that have no inode yet; they count as all others.
+    `shelf` has the spans of directories that have no inode yet; they count as all others. And counts: lookups and pages
+    of readdir that were known, and that the store was asked for.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Listings:
         self.negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
         self.walk_ttl_seconds = walk_ttl_seconds
         self.names = 0
+        self.names_known = self.names_asked = self.pages_known = self.pages_asked = 0
         self.removed: OrderedDict[str, float] = OrderedDict()
         self._used: OrderedDict[int, tuple[list[Span], Span]] = OrderedDict()
         self.shelf = Shelf(self.drop)

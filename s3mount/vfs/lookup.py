@@ -48,7 +48,9 @@ async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, f
     now = trio.current_time()
     found = known(tree, parent, name, now)
     if found is not None:
+        tree.listings.names_known += 1
         return found
+    tree.listings.names_asked += 1
     if directory.removed or not is_name(name) or is_reserved(name):
         return None, now + tree.config.negative_ttl_seconds
     if directory.fetching is not None:

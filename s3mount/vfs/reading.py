@@ -138,7 +138,9 @@ class Readings:
             span.serve(now, directory.listings.ttl_seconds)
             if position == BEGIN:
                 walk_ahead(self._tree, directory, span)
+        directory.listings.pages_known += span is not None
         if span is None:
+            directory.listings.pages_asked += 1
             if reading.prefix != directory.prefix:
                 reading.restart_pages()
             step = reading.step(position)

@@ -4,7 +4,8 @@ Synchronous and bounded; asks no store. A version is key, etag and Last-Modified
 a state of the attributes for good only once it is two seconds old by the server's own clock: several copies of an
 object onto itself within a second look alike. What was learnt earlier is believed for a lifetime.
 
-The state of `Told` is what it remembers, least recently used first.
+The state of `Told` is what it remembers, least recently used first, and how many lookups met attributes that were
+known, by whatever, and that had to be asked for.
 """
 
 import stat
@@ -39,6 +40,7 @@ class Told:
         self._versions_max = versions_max
         self._lifetime_seconds = lifetime_seconds
         self._known: OrderedDict[tuple[str, str, int], Known] = OrderedDict()
+        self.lookups_known = self.lookups_asked = 0
 
     def __len__(self) -> int:
         return len(self._known)

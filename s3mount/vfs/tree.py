@@ -95,6 +95,8 @@ class Tree:
         self.last_write_seconds = 0.0
         self.hidden: dict[str, int] = {}
         self.hidden_count = 0
+        self.hidden_examples: dict[str, str] = {}
+        self.with_files: dict[Inode, None] = {}
         showing = Showing(config, started_ns=wall_ns())
         self.show, self.shown, self.show_name = showing.show, showing.shown, showing.show_name
         self.show_plain, self.plain_until_ns = showing.show_plain, showing.plain_until_ns
@@ -288,6 +290,7 @@ class Tree:
         self.hidden_count += len(hidden)
         if prefix not in self.hidden and len(self.hidden) < HIDDEN_PREFIXES_MAX:
             self.hidden[prefix] = len(hidden)
+            self.hidden_examples[prefix] = hidden[0]
             log.warning(
                 "keys hidden, they cannot be paths: prefix=%s count=%d example=%s",
                 escaped(prefix), len(hidden), escaped(hidden[0]),

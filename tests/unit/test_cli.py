@@ -102,6 +102,7 @@ def test_a_mount_that_cannot_start_is_status_1_and_one_line(
         (["umount", ""], "MOUNTPOINT"),
         (["stat"], "path"),
         (["status", "--yaml", "/m"], "--yaml"),
+        (["log-level", "/m", "loud"], "LEVEL 'loud': one of error, warning, info, debug"),
         (["url", "--expires", "8d", "/m/f"], "--expires '8d': from 1s to 7d"),
         (["url", "--expires", "0", "/m/f"], "--expires '0': from 1s to 7d"),
         (["url", "--expires", "soon", "/m/f"], "--expires 'soon': a time"),
@@ -115,7 +116,7 @@ def test_usage_is_status_2_and_one_line(
     assert calls == []
 
 
-@pytest.mark.parametrize("verb", ["stat", "url", "refresh", "status"])
+@pytest.mark.parametrize("verb", ["stat", "url", "refresh", "status", "log-level"])
 def test_a_path_that_is_in_no_mount_is_status_1_and_one_line(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

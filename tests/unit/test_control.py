@@ -20,6 +20,7 @@ from s3mount.control import protocol, sockets, texts
 from s3mount.control.paths import covering, locate
 from s3mount.control.protocol import Request
 from s3mount.control.server import Progress, Server, Verb, keep, permitted
+from s3mount.control.status import status_text
 from s3mount.errors import ControlError, Invalid, NoEntry
 from s3mount.kernel import FSTYPE, Mount
 from tests.running import run_virtual
@@ -410,22 +411,13 @@ def test_text_for_people_carries_nothing_that_a_terminal_acts_on() -> None:
     assert f"{10**30} ns" in text
 
 
-def test_a_count_says_of_what() -> None:
-    text = texts.status_text({"files": {"hidden_keys": {"count": 3, "prefixes": {"a/": 2, "": 1}}}})
-    assert [line.split(None, 2) for line in text.splitlines()[-3:]] == [
-        ["hidden", "keys", "3"],
-        ["2", "below", "a/"],
-        ["1", "below", "the root"],
-    ]
-
-
 def test_an_empty_path_names_nothing() -> None:
     with pytest.raises(ControlError, match="empty path"):
         locate("", [ROOT])
 
 
 def test_an_answer_of_another_version_is_shown_as_far_as_it_is_known() -> None:
-    assert "unknown" in texts.status_text({})
-    text = texts.status_text({"mount": {"source": "s3://b"}, "later": {"queue": {"max_bytes": 1 << 20, "full": False}}})
+    assert "unknown" in status_text({})
+    text = status_text({"mount": {"source": "s3://b"}, "later": {"queue": {"max_bytes": 1 << 20, "full": False}}})
     assert "queue              max bytes 1048576 (1.0 MiB), full no" in text
     assert texts.stat_text({}, "/m")

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from s3mount.config import GIB, KIB, MIB
-from s3mount.control.texts import status_text
+from s3mount.control.status import status_text
 from s3mount.data.blocks import BlockCache
 from s3mount.data.buffers import Buffers
 from s3mount.data.disktier import (

@@ -7,20 +7,22 @@ from typing import Any, cast
 
 import pytest
 import trio
-from pyfuse3 import FUSEError
+from pyfuse3 import FUSEError, RequestContext
 
+from s3mount.calls import Calls
 from s3mount.errors import NoEntry, Unavailable
 from s3mount.fuse import Operations, answered, mount_options
+from s3mount.vfs.filesystem import FileSystem
 
 
-def raising(error: BaseException) -> Callable[[], Coroutine[Any, Any, None]]:
+def raising(error: BaseException, calls: Calls | None = None) -> Callable[[], Coroutine[Any, Any, None]]:
     async def handler(self: Operations) -> None:
         await trio.lowlevel.checkpoint()
         raise error
 
-    nobody = cast(Operations, None)
+    operations = Operations(cast(FileSystem, None), calls=calls)
     wrapped = answered(handler)
-    return lambda: wrapped(nobody)
+    return lambda: wrapped(operations)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +48,38 @@ def test_what_the_program_is_told_whole_is_not_logged_and_what_it_is_not_is(capl
     assert "503" in caplog.text
 
 
-def test_cancellation_passes() -> None:
+def test_cancellation_passes_and_is_not_counted() -> None:
+    calls = Calls()
+
     async def cancelled() -> bool:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await raising(AssertionError("not reached"))()
+            await raising(AssertionError("not reached"), calls)()
         return scope.cancelled_caught
 
     assert trio.run(cancelled)
+    assert calls.figures == {}
+
+
+def test_requests_are_counted_by_kind_and_errno_with_the_time_they_took() -> None:
+    calls = Calls()
+
+    class Slow(Operations):
+        @answered
+        async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+            await trio.sleep(0.02)
+            return True
+
+    slow = Slow(cast(FileSystem, None), calls=calls)
+    trio.run(slow.access, 1, 0, cast(RequestContext, None))
+    for error in (NoEntry("x"), NoEntry("x"), FUSEError(errno.EINVAL), KeyError("x")):
+        with pytest.raises(FUSEError):
+            trio.run(raising(error, calls))
+    told: Any = calls.figures
+    assert told["handler"]["count"] == 4
+    assert told["handler"]["errors"] == {"ENOENT": 2, "EINVAL": 1, "EIO": 1}
+    assert (told["access"]["count"], told["access"]["errors"]) == (1, {})
+    assert told["access"]["seconds"] >= 0.02
 
 
 def test_a_prefix_cannot_smuggle_mount_options() -> None:

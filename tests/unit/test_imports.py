@@ -30,12 +30,15 @@ SIDES = {
     "kernel": ({"config", "errors"}, {"allowance", "daemon", "draining", "preflight", "control"}),
     "background": ({"errors"}, {"daemon"}),
     "instance": ({"config", "errors"}, {"daemon"}),
-    "logs": ({"config", "errors"}, {"daemon"}),
+    "logs": ({"config", "errors"}, {"inside"}),
+    "metrics": ({"config", "errors", "heartbeat"}, {"inside"}),
+    "calls": (set[str](), {"fuse", "daemon", "inside"}),
+    "inside": ({"calls", "config", "errors", "heartbeat", "logs", "metrics"}, {"daemon"}),
     "turns": (set[str](), {"daemon"}),
     "drain": (set[str](), {"draining"}),
     "draining": ({"drain", "kernel"}, {"daemon"}),
     "garbage": (set[str](), {"daemon"}),
-    "heartbeat": (set[str](), {"daemon", "notify", "metrics"}),
+    "heartbeat": (set[str](), {"daemon", "inside", "notify", "metrics"}),
     "notify": ({"heartbeat"}, {"daemon"}),
 }
 
@@ -65,6 +68,7 @@ HOLDERS = {
     "boto3": lambda name: top(name) == "store",
     "botocore": lambda name: top(name) == "store",
     "pycurl": lambda name: top(name) == "store",
+    "prometheus_client": lambda name: top(name) == "metrics",
 }
 
 

@@ -31,6 +31,8 @@ WORDS: dict[str, tuple[str, object]] = {
     words.TAGS.metavar: ("a b=c&d=%2B", "a%20b=c&d=%2B"),
     words.ASKED.metavar: ("yes", "yes"),
     words.ENCRYPTION.metavar: ("aws:kms", "aws:kms"),
+    words.ADDRESS.metavar: ("[::1]:9100", ("::1", 9100)),
+    "text|json": ("json", "json"),
     "keep|overwrite": ("overwrite", "overwrite"),
     "close|open": ("open", "open"),
     "auto|always|never": ("always", "always"),
@@ -160,6 +162,21 @@ def test_a_bad_variable_is_named(environ: dict[str, str], said: str) -> None:
         ({**HERE, "file-mode": "rw-r--r--"}, "--file-mode .*octal"),
         ({**HERE, "uid": "root"}, "--uid .*number"),
         ({**HERE, "uid": str(2**32 - 1)}, "--uid .*number"),
+        ({**HERE, "log-format": "xml"}, "--log-format .*one of text, json"),
+        *(
+            ({**HERE, "metrics-address": word}, "--metrics-address .*written 127.0.0.1:9100")
+            for word in (
+                "9100",
+                ":9100",
+                "host",
+                "host:",
+                "host:http",
+                "host:65536",
+                "::1:9100",
+                "unix:/run/x",
+                "a b:1",
+            )
+        ),
         ({**HERE, "log-level": "loud"}, "--log-level .*one of error, warning, info, debug"),
         ({**HERE, "region": ""}, "--region '': a name"),
         ({**HERE, "cache-dir": ""}, "--cache-dir '': a path"),

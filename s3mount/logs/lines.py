@@ -1,16 +1,17 @@
-"""Where log lines go and what they look like; one line a fact, control characters escaped, floods thinned.
+"""What log lines look like, as text or as JSON: one line a fact, control characters escaped, floods thinned.
 
 A bucket's content decides what is in some lines (names of keys): they are escaped, and equal kinds of lines are
 limited."""
 
+import json
 import logging
-import logging.handlers
 import time
 from collections.abc import Callable
-from pathlib import Path
+from datetime import datetime, timezone
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-SYSLOG = Path("/dev/log")
+from s3mount.logs.facts import fact_of
+
+OWN = frozenset({"time", "level", "logger", "message", "traceback"})
 LINES_PER_MINUTE_MAX = 60
 KINDS_MAX = 1000
 
@@ -23,6 +24,25 @@ class Escaped(logging.Formatter):
         if record.exc_info:
             return line  # a traceback keeps its lines
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+class Json(logging.Formatter):
+    """One record, one JSON object in one line: time (UTC), level, logger, message, and a field for each key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fact = fact_of(record)
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.")
+            + f"{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": fact.words,
+        }
+        for name, value in fact.fields.items():
+            line[f"{name}_" if name in OWN else name] = value
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, separators=(",", ":"))
 
 
 class Thinned(logging.Filter):
@@ -46,27 +66,3 @@ class Thinned(logging.Filter):
             self._minutes.clear()
         self._minutes[kind] = began, lines + 1
         return lines < LINES_PER_MINUTE_MAX
-
-
-def configure(*, level: str, file: Path | None, foreground: bool, fallback: Path) -> None:
-    """Send our log to `file`; else to standard error in the foreground; else to syslog, or to `fallback` where none
-    listens.
-
-    boto3 and what lies below it speak from WARNING on only: at DEBUG they print signed headers.
-    """
-    handler: logging.Handler
-    line = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    if file is not None:
-        handler = logging.FileHandler(file)
-    elif foreground:
-        handler = logging.StreamHandler()
-    elif SYSLOG.exists():
-        handler = logging.handlers.SysLogHandler(str(SYSLOG), facility=logging.handlers.SysLogHandler.LOG_DAEMON)
-        line = "s3mount: %(levelname)s %(name)s %(message)s"
-    else:
-        handler = logging.FileHandler(fallback)
-    handler.setFormatter(Escaped(line))
-    handler.addFilter(Thinned())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("s3mount").setLevel(LEVELS[level])
-    logging.captureWarnings(capture=True)

@@ -1,0 +1,91 @@
+"""What of a mount's status somebody should know of or do something about, one line each, the worst first. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from s3mount.control.texts import Fields, duration, instant, part
+
+TROUBLES_SHOWN = 10
+FAILURE_SECONDS = 60.0
+SECOND_NS = 1_000_000_000
+
+
+def wrongs(answer: Fields) -> Iterator[str]:
+    """Nothing, of a mount that is well."""
+    files, storage, store = part(answer, "files"), part(answer, "storage"), part(answer, "store")
+    yield from _life(part(answer, "life"))
+    yield from _store(store)
+    yield from _unstored(files)
+    yield from _storage(storage)
+    yield from _conflicts(files, storage)
+    yield from _troubles(part(answer, "troubles"))
+
+
+def _life(life: Fields) -> Iterator[str]:
+    if life.get("is") not in (None, "serving"):
+        yield f"the mount is {life.get('is')}"
+
+
+def _store(store: Fields) -> Iterator[str]:
+    failed, answered = store.get("last_failure_seconds"), store.get("last_answer_seconds")
+    if not isinstance(failed, (int, float)) or failed > FAILURE_SECONDS:
+        return
+    if not isinstance(answered, (int, float)):
+        yield f"the store failed {duration(failed)} ago and has not answered yet: look at the network and the store"
+    elif failed < answered:
+        yield f"the store failed {duration(failed)} ago, its last answer is {duration(answered)} old: look at it"
+
+
+def _unstored(files: Fields) -> Iterator[str]:
+    failing = part(files, "files_not_stored")
+    if failing.get("count"):
+        yield f"{failing['count']} files were closed and are not in the bucket; they are tried again"
+    for name, words in (
+        ("attributes_that_failed", "changes of attributes were undone"),
+        ("deletions_that_failed", "files were not deleted and are there again"),
+        ("renames_unfinished", "renames of directories are unfinished; they are tried again"),
+        ("renames_elsewhere", "renames of directories are under way or were cut short on other machines"),
+    ):
+        found = files.get(name)
+        if isinstance(found, list) and found:
+            yield f"{len(found)} {words}"
+
+
+def _storage(storage: Fields) -> Iterator[str]:
+    staging, disk = part(storage, "staging"), part(storage, "cache_on_disk")
+    if staging.get("disk_full"):
+        yield "the disk of --cache-dir takes no unsent bytes: make room"
+    if staging.get("writers_waiting"):
+        yield f"{staging['writers_waiting']} writes wait for staging: uploads are slow, or raise --staging-limit"
+    if disk.get("given_up_for_a_while"):
+        yield "the cache on disk is not used for a while, see the log"
+
+
+def _conflicts(files: Fields, storage: Fields) -> Iterator[str]:
+    copies = part(storage, "conflict_copies")
+    if copies.get("count"):
+        yield f"{copies['count']} versions lost a conflict and were kept, see below"
+    opened = part(files, "conflicts_open")
+    if opened.get("count"):
+        yield f"{opened['count']} open files have lost their names to other clients"
+
+
+def _troubles(troubles: Fields) -> Iterator[str]:
+    latest = troubles.get("latest")
+    if not isinstance(latest, list):
+        return
+    for trouble in latest[:TROUBLES_SHOWN]:
+        if isinstance(trouble, Mapping):
+            yield from _trouble(trouble)
+    if len(latest) > TROUBLES_SHOWN:
+        yield f"and {len(latest) - TROUBLES_SHOWN} kinds of warnings and errors more, see --json"
+
+
+def _trouble(trouble: Fields) -> Iterator[str]:
+    about = [str(trouble[name]) for name in ("operation", "errno", "about") if trouble.get(name) is not None]
+    last = trouble.get("last_ns")
+    when = instant(last // SECOND_NS * SECOND_NS) if isinstance(last, int) else "once"
+    words = f"{trouble.get('what')}{f' ({chr(32).join(about)})' if about else ''}"
+    yield f"{trouble.get('level')}, {trouble.get('count')} times, last {when}: {words}"
+    if trouble.get("reason") is not None:
+        yield f"    because: {trouble['reason']}"
+    yield f"    to do: {trouble.get('remedy')}"
