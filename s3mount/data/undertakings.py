@@ -13,7 +13,7 @@ import trio
 
 from s3mount.data.finishing import finish
 from s3mount.data.intents import HEAD_MAX_BYTES, Intent, Phase, Source, decode, decode_head, encode, intents_prefix
-from s3mount.errors import BadReply, LostReply, NotFound, S3MountError
+from s3mount.errors import BadReply, LostReply, S3MountError
 from s3mount.store.base import Headers, Listed, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -168,14 +168,15 @@ class Undertakings:
                 if not place.startswith(self._prefix) or not place.endswith("/") or place == self._prefix:
                     raise ValueError(f"about {place!r}")
             return intent
-        except (ValueError, TypeError, NotFound) as error:
+        except (ValueError, TypeError, S3MountError) as error:
             log.warning("intent of our own cannot be read and is left alone key=%r reason=%s", listed.key, error)
         return None
 
     async def _head(self, listed: Listed) -> Intent | None:
         try:
             return decode_head(listed.key, await self._fetch(listed, HEAD_MAX_BYTES))
-        except (ValueError, TypeError, NotFound) as error:
+        except (ValueError, TypeError, S3MountError) as error:
+            # Its owner is at work on it, or it fails to be read: neither keeps us from finishing our own.
             log.info("object among the intents cannot be read key=%r reason=%s", listed.key, error)
         return None
 

@@ -333,6 +333,30 @@ async def test_foreign_intents_and_unfinished_ones_can_be_told(tmp_path: Path) -
         assert not kernel.fs._tree.undertakings.unfinished
 
 
+@pytest.mark.parametrize("how", ["it is written anew", "it cannot be fetched"])
+@run_virtual
+async def test_a_foreign_intent_that_cannot_be_read_does_not_keep_a_start_from_finishing_its_own(how: str) -> None:
+    """Another daemon at work writes its intent anew between our listing and our look at it."""
+    store = bucket()
+    foreign = "p/.s3mount/intents/another-1"
+    async with undertakings(store) as killed:
+        await killed.begin("p/d/", "p/e/", intent_of(store).sources)
+    store.place(foreign, encode(intent_of(store)))
+
+    async def rewrite(call: Call) -> None:
+        if call.operation == "get" and call.key == foreign:
+            if how == "it cannot be fetched":
+                raise Unavailable("503", status=503)
+            store.place(foreign, encode(intent_of(store, "deleting")) + b"more\n")
+
+    store.before = rewrite
+    async with undertakings(store) as started:
+        (finished,) = await started.recover()
+    assert finished.former == "p/d/"
+    assert store.keys("p/e/") == ["p/e/", "p/e/a", "p/e/b", "p/e/sub/", "p/e/sub/c"]
+    assert store.keys("p/.s3mount/") == [foreign]
+
+
 def test_an_instance_keeps_its_word_and_two_have_different_ones(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
