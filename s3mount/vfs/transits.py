@@ -98,6 +98,10 @@ class Transits:
                 if key.startswith(progress.former):
                     progress.taken.add(key)
 
+    def leaves(self, key: str) -> bool:
+        """Whether a program here is taking the key away."""
+        return key in self._leaving
+
     def missed(self, progress: Progress, keys: set[str]) -> set[str]:
         """Those of the keys that no program here has taken away."""
         return keys - progress.taken - self._leaving.keys()

@@ -144,3 +144,28 @@ async def test_whatever_request_fails_a_second_try_succeeds_and_nothing_is_parte
             assert stat.S_IMODE((await kernel.stat("g")).mode) == 0o640
         if fault.count < number:
             return
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@run_virtual
+async def test_a_change_that_is_held_when_its_file_is_deleted_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """The hold ends while the deletion is under way, before the store has done it or after."""
+    store = MemoryStore()
+    for name in "fg":
+        store.place(f"d/{name}", b"content")
+
+    async def slow(call: Call) -> None:
+        if call.operation == "delete":
+            await trio.sleep(5)
+
+    async with mounted(store, tmp_path) as kernel:
+        await change(kernel, "d/g", mode=0o600)
+        await change(kernel, "d/f", mode=0o600)
+        setattr(store, when, slow)
+        await kernel.unlink("d/f")
+        assert not await kernel.exists("d/f")
+        assert not kernel.fs._changing.failures
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+    assert store.keys("d/") == ["d/.s3mount-attrs", "d/g"]
