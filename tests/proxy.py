@@ -22,7 +22,19 @@ from urllib.parse import urlsplit
 ANSWER_SECONDS = 20.0
 
 Fault = Literal[
-    "none", "reset", "drop_reply", "cut_body", "error", "answer", "replace", "black_hole", "flip_body", "flip_reply"
+    "none",
+    "reset",
+    "drop_reply",
+    "hang_reply",
+    "cut_request",
+    "cut_head",
+    "cut_body",
+    "error",
+    "answer",
+    "replace",
+    "black_hole",
+    "flip_body",
+    "flip_reply",
 ]
 
 
@@ -31,8 +43,10 @@ class Rule:
     """What happens to the requests it matches; the first rule that matches and is not used up decides.
 
     reset: the connection is closed unforwarded. drop_reply: forwarded, the reply read to its end and thrown away.
-    cut_body: the reply stops after `cut_at_bytes` of its body. error: answered here with `status` and `code`.
-    answer: answered here with `status`, `body` and `etag`. replace: forwarded, and then answered so.
+    hang_reply: the same, but the connection stays. cut_request: both sides are closed after `cut_share` of the
+    request's body. cut_head: after so much of the reply's head. cut_body: the reply stops after `cut_at_bytes` of its
+    body and `cut_share` of it. error: answered here with `status` and `code`. answer: answered here
+    with `status`, `body` and `etag`. replace: forwarded, and then answered so.
     black_hole: read and never answered. flip_body: one bit of the request's body is another. flip_reply: the lowest bit
     of a character of the reply's head is another, the first that `pattern` finds as its group 1. `delay_seconds` comes
     first with each of them, and alone with "none".
@@ -50,6 +64,7 @@ class Rule:
     times: int | None = None
     delay_seconds: float = 0.0
     cut_at_bytes: int = 0
+    cut_share: float = 0.0
     status: int = 500
     code: str = "InternalError"
     body: str = ""
@@ -144,12 +159,22 @@ class FaultProxy:
         self._ask("add", asdict(rule))
 
     def clear(self) -> None:
-        """Forget all rules and limits; what hangs in a black hole is closed."""
+        """Forget all rules, limits and the storm; what hangs in a black hole is closed."""
         self._ask("clear", None)
 
     def limit(self, *, total: float | None = None, connection: float | None = None) -> None:
         """Bytes per second in each direction: of everything together, of each connection. None: no limit."""
         self._ask("limit", {"total": total, "connection": connection})
+
+    def storm(self, *, seed: int, rate: float, delay_rate: float = 0.0, delay_max_seconds: float = 0.0) -> None:
+        """From now on something happens to a share of all requests to which no rule does; see `tests.storm`."""
+        self._ask(
+            "storm", {"seed": seed, "rate": rate, "delay_rate": delay_rate, "delay_max_seconds": delay_max_seconds}
+        )
+
+    def injected(self) -> Counter[str]:
+        """What the storm has done since it began, by fault."""
+        return Counter(self._ask("injected", None))
 
     def requests(self, key: str = "") -> list[Seen]:
         """What was seen since the last `forget`, in order of arrival; `key` is searched for in the decoded key."""

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from tests.proxy import Rule, Seen, kind_of
+from tests.storm import Storm
 
 CHUNK_BYTES = 256 * 1024
 SOCKET_BUFFER_BYTES = 256 * 1024
@@ -114,6 +115,9 @@ class _State:
     connection_rate: float | None = None
     released: threading.Event = field(default_factory=threading.Event)
     """Set when rules are cleared; a new one takes its place."""
+    storm: Storm | None = None
+    stormed: bool = False
+    """Whether the storm goes on; what it did is asked for after its end, too."""
 
     def rule_for(self, request: Seen, headers: dict[str, str]) -> Rule:
         with self.lock:
@@ -127,7 +131,7 @@ class _State:
                 used[0] += 1
                 if used[0] > rule.skip and (rule.times is None or used[0] <= rule.skip + rule.times):
                     return rule
-        return Rule()
+            return self.storm.rule_for(request) if self.storm and self.stormed else Rule()
 
 
 class _Connection:
@@ -191,9 +195,23 @@ class _Connection:
             request.status = rule.status
             return True
         upstream = self._connect()
+        if rule.fault == "cut_request":
+            self._forward_some(upstream, head, headers, rule.cut_share)
+            return False
         upstream.sock.sendall(head)
         self._send_body(headers, upstream.sock, request, flipped=rule.fault == "flip_body")
-        return self._reply(upstream, request, rule)
+        return self._reply(upstream, request, rule, released)
+
+    def _forward_some(self, upstream: _Stream, head: bytes, headers: dict[str, str], share: float) -> None:
+        left = int(share * int(headers.get("content-length", 0)))
+        upstream.sock.sendall(head)
+        for piece in self._body(self._client, headers, 0):
+            upstream.sock.sendall(piece[:left])
+            left -= len(piece)
+            if left <= 0:
+                break
+        upstream.reset()
+        self._client.reset()
 
     def _connect(self) -> _Stream:
         if self._upstream is not None and select.select([self._upstream.sock], [], [], 0)[0]:
@@ -217,18 +235,20 @@ class _Connection:
             if to is not None:
                 to.sendall(piece)
 
-    def _reply(self, upstream: _Stream, request: Seen, rule: Rule) -> bool:
+    def _reply(self, upstream: _Stream, request: Seen, rule: Rule, released: threading.Event) -> bool:
         head = upstream.head()
         while head.split(b" ", 2)[1].startswith(b"1"):
             head = upstream.head()
         status, headers = int(head.split(b" ", 2)[1]), _headers(head)
         silent = request.method == "HEAD" or status in {204, 304}
-        if rule.fault in {"drop_reply", "replace"}:
+        if rule.fault in {"drop_reply", "hang_reply", "replace"}:
             if not silent:
                 for _ in self._body(upstream, headers, 1):
                     pass
-            if rule.fault == "drop_reply":
+            if rule.fault != "replace":
                 request.status = status
+                if rule.fault == "hang_reply":
+                    self._wait_in_black_hole(released)
                 self._client.reset()
                 return False
             self._client.sock.sendall(_made_up(rule, request))
@@ -238,9 +258,14 @@ class _Connection:
             request.flipped = True
             place = found.start(1)
             head = head[:place] + bytes([head[place] ^ 1]) + head[place + 1 :]
+        if rule.fault == "cut_head":
+            self._client.sock.sendall(head[: int(rule.cut_share * len(head))])
+            return False
         self._client.sock.sendall(head)
         if not silent:
-            left = rule.cut_at_bytes if rule.fault == "cut_body" else None
+            left = None
+            if rule.fault == "cut_body":
+                left = rule.cut_at_bytes + int(rule.cut_share * int(headers.get("content-length", 0)))
             for piece in self._body(upstream, headers, 1):
                 self._client.sock.sendall(piece if left is None else piece[:left])
                 request.received += len(piece)
@@ -326,6 +351,7 @@ def _obey(state: _State, verb: str, value: Any) -> object:
                 state.rules.append((Rule(**value), [0]))
             case "clear":
                 state.rules.clear()
+                state.stormed = False
                 state.total = state.connection_rate = None
                 state.released.set()
                 state.released = threading.Event()
@@ -333,6 +359,10 @@ def _obey(state: _State, verb: str, value: Any) -> object:
                 total = value["total"]
                 state.total = (_Bucket(total), _Bucket(total)) if total else None
                 state.connection_rate = value["connection"]
+            case "storm":
+                state.storm, state.stormed = Storm(**value), True
+            case "injected":
+                return dict(state.storm.counts) if state.storm else {}
             case "requests":
                 return [asdict(request) for request in state.seen]
             case "forget":

@@ -1,0 +1,70 @@
+"""Rounds of random writers, kill -9 of the daemon at a random moment, restart, and a look at the bucket."""
+
+import argparse
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from tests.e2e.mounting import Place
+from tests.load.ground import Ground, ground
+from tests.load.promises import Promises
+from tests.load.rounds import Broken, Rounds, Side, keep_logs
+
+LINK_BYTES_PER_SECOND = 40e6
+"""So slow that uploads are under way when the kill comes."""
+ROUND_SECONDS = 240.0
+WRITERS = 4, 2
+"""On the mount that is killed in every round, and on the other one."""
+
+
+def sides(where: Ground, *, beside: str, writers: tuple[int, int] = WRITERS) -> list[Side]:
+    """Two mounts with one cache directory: at the same prefix and other mountpoints, or at prefixes of their own. The
+    second renames by copies, as most stores have to."""
+    cache = where.work / "cache"
+    place = where.place
+    other = place if beside == "mountpoint" else Place(place.server, place.bucket, "soak-other/")
+    main = where.mounted("main", proxied=True, cache=cache)
+    second = where.mounted("beside", "--acl=private", place=other, cache=cache)
+    return [
+        Side("main", main, {f"main{number}": Promises() for number in range(writers[0])}),
+        Side("beside", second, {f"beside{number}": Promises() for number in range(writers[1])}),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", default=secrets.token_hex(4))
+    parser.add_argument(
+        "--beside", choices=("mountpoint", "prefix"), default="mountpoint", help="in what the second mount differs"
+    )
+    parser.add_argument("--keep-logs", type=Path, help="where to copy the logs when a promise was broken")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    with ground() as where:
+        where.proxy.limit(total=LINK_BYTES_PER_SECOND)
+        rounds = Rounds(sides(where, beside=options.beside), options.seed)
+        where.watchdog.arm("start", ROUND_SECONDS)
+        rounds.prepare()
+        began = time.monotonic()
+        for number in range(1, options.rounds + 1):
+            where.watchdog.arm(f"round {number}", ROUND_SECONDS)
+            try:
+                rounds.one(number)
+            except (Broken, AssertionError, OSError) as error:
+                print(f"{error}\n{where.watchdog.disarm()}")
+                if options.keep_logs:
+                    keep_logs(rounds.sides, options.keep_logs)
+                print("\n".join(rounds.figures.lines()))
+                return 1
+            where.proxy.forget()
+            print(f"round {number} {time.monotonic() - began:.0f} s {rounds.figures.acknowledged} calls", flush=True)
+        for side in rounds.sides:
+            side.mounted.stop()
+        print("\n".join(rounds.figures.lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
