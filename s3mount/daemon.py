@@ -239,6 +239,8 @@ class Daemon:
         try:
             kind = OperationsWithXattrs if config.xattr else Operations
             operations = kind(filesystem, begun.set, self._inside.calls)
+            if self._prepared.takes_over:
+                preflight.detach_dead(config.mountpoint)
             pyfuse3.init(operations, str(config.mountpoint), options)
         except RuntimeError as error:
             raise StartError(

@@ -1,7 +1,8 @@
 """What this machine must have before a mount starts: each check is a function, each failure a StartError of one line.
 
-It asks no store. It changes two things only: it makes the cache directory, and it detaches a dead mount of ours. A live
-mount is never touched: whether one is dead is asked by a child process, because the answer may never come.
+It asks no store. It changes one thing only: it makes the cache directory. A mount that is there is not touched: whether
+it is dead is asked by a child process, because the answer may never come. A dead one of ours stays where it is until
+the new one can take its place (`detach_dead`): a start that fails leaves the mountpoint dead, not empty.
 """
 
 import errno
@@ -44,17 +45,20 @@ class Prepared:
     memory_limit_bytes: int
     warnings: tuple[str, ...] = ()
     """What will not do, or not for long; for the log."""
+    takes_over: bool = False
+    """Whether a dead mount of ours covers the mountpoint."""
 
 
 def prepare(config: Config) -> Prepared:
-    """Make every check, detach a dead mount of ours, make the cache directory. Raises StartError."""
+    """Make every check, make the cache directory. Raises StartError."""
     check_fusermount()
     check_device(FUSE_DEVICE)
     if config.allow_other:
         check_allow_other(FUSE_CONF, uid=os.geteuid())
     mountpoint = resolved(config.mountpoint)
-    free_mountpoint(mountpoint)
-    check_mountpoint(mountpoint, nonempty=config.nonempty)
+    takes_over = covered_by_dead(mountpoint)
+    if not takes_over:  # what is below a dead mount was looked at when that was made
+        check_mountpoint(mountpoint, nonempty=config.nonempty)
     if config.log_file is not None:
         check_outside(config.log_file, mountpoint, option="--log-file")
     cache_dir = config.cache_dir or default_cache_dir(os.environ, uid=os.geteuid())
@@ -64,7 +68,7 @@ def prepare(config: Config) -> Prepared:
     memory = allowance.memory()
     memory_limit = config.memory_limit_bytes or memory.limit_bytes
     problem = memory.problem(memory_limit)
-    return Prepared(cache_dir, staging_limit, memory_limit, () if problem is None else (problem,))
+    return Prepared(cache_dir, staging_limit, memory_limit, () if problem is None else (problem,), takes_over)
 
 
 def resolved(mountpoint: Path) -> Path:
@@ -112,16 +116,24 @@ def check_allow_other(conf: Path, *, uid: int) -> None:
         raise StartError(f"--allow-other is not permitted: put a line user_allow_other into {conf}, or mount as root")
 
 
-def free_mountpoint(mountpoint: Path) -> None:
-    """Refuse a mountpoint that a FUSE mount covers, unless it is a dead one of ours, which is detached."""
+def covered_by_dead(mountpoint: Path) -> bool:
+    """Whether a dead mount of ours is there. Raises StartError for any other FUSE mount: these are left alone."""
     top = kernel.mount_at(mountpoint)
     if top is None or not top.fstype.startswith("fuse"):
-        return
+        return False
     if not is_dead(mountpoint):
         remedy = "s3mount umount" if top.fstype == kernel.FSTYPE else f"{FUSERMOUNT} -u"
         raise StartError(f"{mountpoint} is already mounted ({top.source}): {remedy} {mountpoint} first")
     if top.fstype != kernel.FSTYPE:
         raise StartError(f"{mountpoint} is a dead mount of {top.fstype}: {FUSERMOUNT} -uz {mountpoint} first")
+    return True
+
+
+def detach_dead(mountpoint: Path) -> None:
+    """Take a dead mount of ours out of the tree, if it is still there; what is mounted next should follow at once, for
+    meanwhile the mountpoint looks empty. Raises StartError."""
+    if not covered_by_dead(mountpoint):
+        return
     problem = kernel.unmount(mountpoint, lazily=True)
     if problem is not None:
         raise StartError(f"{mountpoint} is a dead mount that cannot be detached: {problem}")

@@ -26,7 +26,12 @@ MOUNTPOINT = "/srv/photos"
 WATCHDOG_SECONDS = 8
 RESTART_SECONDS = 1
 WAIT_SECONDS = 60.0
-HOLDER = f"exec 3>{MOUNTPOINT}/held; printf 'held %.0s' $(seq 40000) >&3; while :; do sleep 1; done"
+HOLDER = f"""
+import os, signal
+handle = os.open("{MOUNTPOINT}/held", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.write(handle, b"held " * 40_000)
+signal.pause()
+"""
 
 
 @dataclass(slots=True)
@@ -60,7 +65,7 @@ class Bench:
         return body
 
     def journal(self, unit: str = UNIT) -> str:
-        return self.machine.run("journalctl", "--no-pager", "--lines=60", "--unit", unit).stdout
+        return self.machine.run("journalctl", "--no-pager", "--lines=25", "--unit", unit).stdout
 
     def fresh(self) -> None:
         """The service runs, counted from now."""
@@ -121,7 +126,7 @@ def check_a_killed_daemon_is_replaced_and_the_mountpoint_works_again(bench: Benc
         return seen[-1] == "stored\n"
 
     assert eventually(works), seen[-1]
-    assert all("not connected" in said for said in seen[:-1] if said != "stored\n"), seen
+    assert all("not connected" in said or "connection abort" in said for said in seen[:-1]), set(seen)
     assert eventually(lambda: bench.show("ActiveState") == "active")
     assert bench.show("NRestarts") == "1"
 
@@ -159,7 +164,7 @@ def check_a_stop_stores_what_programs_hold(bench: Bench) -> None:
     bench.systemctl("stop", UNIT)
     took = time.monotonic() - began
     bench.systemctl("kill", "--signal=KILL", "holder")
-    assert bench.get("held") == b"held " * 40000
+    assert bench.get("held") == b"held " * 40_000
     assert bench.state() == ("inactive", "success"), bench.journal()
     assert not bench.mounted()
     assert took < 20, f"it took {took:.0f} s with a --stop-timeout of 5 s"
@@ -239,8 +244,8 @@ def prepare(machine: Machine, server: Server, proxy: FaultProxy) -> None:
     machine.write("/etc/s3mount/photos.env", keys, 0o600)
     waits = f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\nRestartSec={RESTART_SECONDS}\n"
     machine.write("/etc/systemd/system/s3mount@.service.d/quick.conf", waits)
-    machine.write("/root/hold", HOLDER)
-    machine.write("/etc/systemd/system/holder.service", "[Service]\nExecStart=bash /root/hold\n")
+    machine.write("/root/hold.py", HOLDER)
+    machine.write("/etc/systemd/system/holder.service", "[Service]\nExecStart=python3 /root/hold.py\n")
     machine.succeed("mkdir", "-p", MOUNTPOINT)
     machine.succeed("systemctl", "daemon-reload")
 

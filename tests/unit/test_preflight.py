@@ -110,27 +110,41 @@ def test_a_live_mount_is_refused_and_left_alone(
 ) -> None:
     detached = mounted(monkeypatch, tmp_path, fstype, dead=False)
     with refused("already mounted", "s3://other", remedy):
-        preflight.free_mountpoint(tmp_path)
+        preflight.covered_by_dead(tmp_path)
+    with refused("already mounted"):
+        preflight.detach_dead(tmp_path)
     assert detached == []
 
 
-def test_a_dead_mount_of_ours_is_taken_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_dead_mount_of_ours_stays_until_it_can_be_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     detached = mounted(monkeypatch, tmp_path, "fuse.s3mount", dead=True)
-    preflight.free_mountpoint(tmp_path)
+    assert preflight.covered_by_dead(tmp_path)
+    assert detached == []
+    preflight.detach_dead(tmp_path)
     assert detached == [tmp_path]
+
+
+def test_a_mount_that_has_gone_meanwhile_is_not_detached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    detached = mounted(monkeypatch, tmp_path, "fuse.s3mount", dead=True)
+    monkeypatch.setattr(kernel, "mount_at", lambda path: None)
+    preflight.detach_dead(tmp_path)
+    assert detached == []
 
 
 def test_a_dead_mount_of_others_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     detached = mounted(monkeypatch, tmp_path, "fuse.sshfs", dead=True)
     with refused("dead mount of fuse.sshfs", "fusermount3 -uz"):
-        preflight.free_mountpoint(tmp_path)
+        preflight.covered_by_dead(tmp_path)
+    with refused("dead mount of fuse.sshfs"):
+        preflight.detach_dead(tmp_path)
     assert detached == []
 
 
 def test_a_disk_mounted_on_the_mountpoint_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A volume bound into a container is mounted over."""
     detached = mounted(monkeypatch, tmp_path, "ext4", dead=False)
-    preflight.free_mountpoint(tmp_path)
+    assert not preflight.covered_by_dead(tmp_path)
+    preflight.detach_dead(tmp_path)
     assert detached == []
 
 
@@ -259,6 +273,8 @@ def test_everything_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert prepared.memory_limit_bytes == 400 * MIB
     assert "--memory-limit 400MiB and 128MiB for the process itself" in prepared.warnings[0]
     assert "500MiB allowed by control group /x" in prepared.warnings[0]
+    mounted(monkeypatch, mountpoint, "fuse.s3mount", dead=True)
+    assert preflight.prepare(config).takes_over
     under = Config(bucket="b", mountpoint=mountpoint, cache_dir=mountpoint / "c")
     with refused("--cache-dir", "under the mountpoint"):
         preflight.prepare(under)
