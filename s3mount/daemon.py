@@ -39,6 +39,7 @@ from s3mount.heartbeat import Heartbeat
 from s3mount.inside import Inside
 from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
+from s3mount.store.replies import forget_parsed
 from s3mount.store.s3 import S3Store
 from s3mount.vfs import attributedb
 from s3mount.vfs.attributedb import AttributeDb
@@ -203,7 +204,7 @@ class Daemon:
             async with trio.open_nursery() as session:
                 session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
                 await session.start(self._attend, filesystem, store, storage, findings)
-                session.start_soon(garbage.collect)
+                session.start_soon(garbage.collect, forget_parsed)
                 session.start_soon(self._announce, begun)
                 nursery.start_soon(self._reports.run, lambda: str(filesystem.condition))
 

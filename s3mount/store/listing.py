@@ -42,6 +42,11 @@ def _minute_ns(minute: str) -> int:
     return calendar.timegm(day) * 1_000_000_000
 
 
+def forget_times() -> None:
+    """Empty what saves parsing the same times again."""
+    _minute_ns.cache_clear()
+
+
 _LIST_FIELDS = frozenset({"NextContinuationToken", "IsTruncated", "EncodingType"})
 
 

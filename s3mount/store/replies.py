@@ -17,6 +17,7 @@ from xml.parsers import expat
 
 from s3mount import errors
 from s3mount.store.base import Headers, ObjectInfo, Part
+from s3mount.store.listing import forget_times
 
 WRITE_TOKEN = "s3mount-write"
 """The metadata that recognises our own creation after a lost reply; shown to nobody."""
@@ -162,6 +163,13 @@ def parse_date_ns(text: str) -> int:
     if parsed is None:
         raise ValueError(f"not a date: {text!r}")
     return (calendar.timegm((*parsed[:6], 0, 0, 0)) - (parsed[9] or 0)) * 1_000_000_000
+
+
+def forget_parsed() -> None:
+    """Empty what saves parsing the same words of replies again."""
+    parse_date_ns.cache_clear()
+    _plain_headers.cache_clear()
+    forget_times()
 
 
 def quoted_etag(etag: str) -> str:

@@ -111,6 +111,7 @@ class FileSystem:
         """The kernel dropped references. Raises nothing."""
         for ino, count in counts:
             self._inodes.forget(ino, count)
+        self._inodes.compact()
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Fh, Attributes]:
         above, look = self._inodes.get(parent), self._exact.lookup

@@ -6,6 +6,7 @@ dentry below it exists; a number in the table is never given to a second inode; 
 exactly while the inode is linked, and an inode that is not linked is an orphan: nobody finds it by name.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from math import inf
@@ -23,6 +24,8 @@ from s3mount.vfs.listings import Listings
 NO_HEADERS = Headers()
 RESERVED_NUMBERS = 2
 """0 is no inode and 1 the root."""
+SPARSE_BYTES = 512
+"""Of the table for each inode in it; it needs 35 to 100."""
 NUMBERS = 0xF39CC0605CEDC851
 """A prime: what differs in less than eight bytes in a row has different remainders, and nothing else has equal ones for
 a reason. Who makes up names that do, gets the next number of a digest that he cannot aim at."""
@@ -340,6 +343,11 @@ class Inodes:
         inode.lookups = max(inode.lookups - count, 0)
         if not inode.lookups:
             self.release(inode)
+
+    def compact(self) -> None:
+        """Give back what the table took when it was larger: a dict keeps that for good."""
+        if sys.getsizeof(self._table) > SPARSE_BYTES * (len(self._table) + 1000):
+            self._table = dict(self._table)
 
     def release(self, inode: Inode | None) -> None:
         """Drop the inode, and the parents that waited for it, if nobody needs it any more."""

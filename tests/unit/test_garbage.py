@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from s3mount import garbage
+from s3mount.store.replies import forget_parsed, parse_date_ns
 from tests.running import run_virtual
 
 
@@ -82,3 +83,31 @@ async def test_what_was_looked_at_is_passed_over_until_an_hour_has_gone(looks: l
         assert len(looks) == 3
         assert gone
         nursery.cancel_scope.cancel()
+
+
+@run_virtual
+async def test_caches_are_emptied_when_much_was_given_up_and_only_then() -> None:
+    emptied: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(garbage.collect, lambda: emptied.append(trio.current_time()))
+        kept = [object() for _ in range(2 * garbage.SHRUNK_BLOCKS)]
+        await trio.sleep(100)
+        del kept[garbage.SHRUNK_BLOCKS * 3 // 2 :]
+        await trio.sleep(100)
+        assert emptied == []
+        await trio.sleep(1)
+        begun = trio.current_time()
+        del kept[1000:]
+        await trio.sleep(100)
+        assert emptied == [begun - 1 + garbage.INTERVAL_SECONDS]
+        nursery.cancel_scope.cancel()
+
+
+def test_what_was_parsed_is_forgotten_and_parsed_again() -> None:
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    first = parse_date_ns(date)
+    assert parse_date_ns.cache_info().currsize > 0
+    garbage.give_back(forget_parsed)
+    assert parse_date_ns.cache_info().currsize == 0
+    assert parse_date_ns(date) == first
+    gc.unfreeze()

@@ -1,6 +1,7 @@
 """The inode table: one inode per version of a path, numbers, lookup counts, orphans."""
 
 import random
+import sys
 
 import pytest
 
@@ -117,6 +118,19 @@ def test_forget_of_unknown_numbers_and_too_many_lookups_does_nothing() -> None:
     inodes.forget(1, 5)
     inodes.forget(file.ino, 5)
     assert len(inodes) == 1
+
+
+def test_a_table_that_was_large_gives_its_room_back_and_keeps_what_is_left() -> None:
+    inodes = table()
+    files = [inodes.bind_file(inodes.root, f"f{number}", listed(f"p/f{number}"), 0.0) for number in range(50_000)]
+    large = sys.getsizeof(inodes._table)
+    for file in files[10:]:
+        file.lookups = 1
+        inodes.forget(file.ino, 1)
+        inodes.compact()
+    assert sys.getsizeof(inodes._table) < large / 4
+    assert [inodes.get(file.ino) for file in files[:10]] == files[:10]
+    assert len(inodes) == 11
 
 
 def test_a_file_has_no_contents() -> None:
