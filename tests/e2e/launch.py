@@ -67,8 +67,31 @@ def tell_reads() -> None:
     Operations.read = planted  # type: ignore[method-assign]
 
 
+def loop_bugs() -> None:
+    """A lookup of `plant-crash` raises where no handler is, and one of `plant-stuck` never gives the loop back."""
+    from s3mount import garbage
+    from s3mount.vfs.filesystem import FileSystem
+
+    lookup, crash = FileSystem.lookup, trio.Event()
+
+    async def planted(self: Any, parent: Any, name: bytes) -> Any:
+        if name == b"plant-crash":
+            crash.set()
+        if name == b"plant-stuck":
+            signal.pause()
+        return await lookup(self, parent, name)
+
+    async def collect() -> None:
+        await crash.wait()
+        raise RuntimeError("planted by the tests")
+
+    FileSystem.lookup = planted  # type: ignore[method-assign]
+    garbage.collect = collect
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "handler-bugs": handler_bugs,
+    "loop-bugs": loop_bugs,
     "tell-xattrs": tell_xattrs,
     "tell-reads": tell_reads,
 }

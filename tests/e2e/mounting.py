@@ -293,11 +293,17 @@ class Mounts:
         self, *options: str, endpoint_url: str | None = None, place: Place | None = None, plant: str = ""
     ) -> Mounted:
         """A mount of the test's place, or of another one, with a cache directory of its own."""
+        return self.prepare(*options, endpoint_url=endpoint_url, place=place, plant=plant).start()
+
+    def prepare(
+        self, *options: str, endpoint_url: str | None = None, place: Place | None = None, plant: str = ""
+    ) -> Mounted:
+        """The same, not started yet."""
         work = self.work / f"mount{len(self.made)}"
-        work.mkdir()
+        (work / "mnt").mkdir(parents=True)
         mounted = Mounted(place or self.place, work, self.watchdog, options, endpoint_url, plant)
         self.made.append(mounted)
-        return mounted.start()
+        return mounted
 
     def stop(self) -> None:
         """Stop what runs and check every log; everything is freed even when one of them is not as it should be."""

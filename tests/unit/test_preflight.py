@@ -184,6 +184,7 @@ def test_resolving_follows_symlinks_as_the_mount_table_does(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("below", ["", "cache", "a/b"])
 def test_nothing_of_ours_may_be_under_the_mountpoint(tmp_path: Path, below: str) -> None:
+    """E10: under the mountpoint, by whatever link: refused."""
     (tmp_path / "link").symlink_to(tmp_path / "m")
     for path in (tmp_path / "m" / below, tmp_path / "link" / below):
         with refused("--cache-dir", "is under the mountpoint"):
@@ -225,7 +226,7 @@ def test_the_cache_directory_is_made_private(tmp_path: Path) -> None:
 
 
 def test_a_cache_directory_that_is_not_ours_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """E10: not ours or not 0700: refused."""
+    """E10: not ours or not 0700, or a link to one that is: refused."""
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o755)
