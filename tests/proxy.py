@@ -16,8 +16,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from tests.servers import Tls  # which brings boto3, that the proxy's own process starts faster without
 
 ANSWER_SECONDS = 20.0
 
@@ -59,6 +62,8 @@ class Rule:
     """A regular expression searched for in the decoded key."""
     header: str = ""
     """A regular expression that the whole name of some header matches, in lower case."""
+    access_key: str = ""
+    """Of the credentials that a request is signed with."""
     pattern: str = ""
     skip: int = 0
     times: int | None = None
@@ -161,6 +166,23 @@ class FaultProxy:
     def clear(self) -> None:
         """Forget all rules, limits and the storm; what hangs in a black hole is closed."""
         self._ask("clear", None)
+
+    def down(self) -> None:
+        """Refuse connections and reset those there are, as a server that restarts."""
+        self._ask("down", None)
+
+    def up(self) -> None:
+        """Listen again, at the same port."""
+        self._ask("up", urlsplit(self.endpoint_url).port)
+
+    def half_open(self) -> None:
+        """Read what comes over the connections there are now, and never answer: their other end is gone unseen."""
+        self._ask("half_open", None)
+
+    def present(self, tls: "Tls") -> str:
+        """Speak TLS with this certificate from now on, over new connections; the address."""
+        self._ask("present", [str(tls.certificate), str(tls.key)])
+        return self.endpoint_url.replace("http://", "https://")
 
     def limit(self, *, total: float | None = None, connection: float | None = None) -> None:
         """Bytes per second in each direction: of everything together, of each connection. None: no limit."""

@@ -9,6 +9,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -118,6 +119,9 @@ class _State:
     storm: Storm | None = None
     stormed: bool = False
     """Whether the storm goes on; what it did is asked for after its end, too."""
+    listener: socket.socket | None = None
+    connections: "set[_Connection]" = field(default_factory=set)
+    tls: ssl.SSLContext | None = None
 
     def rule_for(self, request: Seen, headers: dict[str, str]) -> Rule:
         with self.lock:
@@ -127,6 +131,8 @@ class _State:
                 if rule.key and not re.search(rule.key, request.key):
                     continue
                 if rule.header and not any(re.fullmatch(rule.header, name) for name in headers):
+                    continue
+                if rule.access_key and f"Credential={rule.access_key}/" not in headers.get("authorization", ""):
                     continue
                 used[0] += 1
                 if used[0] > rule.skip and (rule.times is None or used[0] <= rule.skip + rule.times):
@@ -142,21 +148,38 @@ class _Connection:
         self._client = _Stream(sock)
         self._upstream: _Stream | None = None
         self._own: dict[int, _Bucket] = {}
+        self.half_open = False
 
     def run(self) -> None:
+        with self._state.lock:
+            self._state.connections.add(self)
+            tls = self._state.tls
         try:
+            if tls is not None:
+                self._client.sock = tls.wrap_socket(self._client.sock, server_side=True)
             while self._one():
                 pass
         except (OSError, _Closed):
             pass
         finally:
+            with self._state.lock:
+                self._state.connections.discard(self)
             self._client.sock.close()
             if self._upstream is not None:
                 self._upstream.sock.close()
 
+    def cut(self) -> None:
+        """End it from another thread, with a reset."""
+        with contextlib.suppress(OSError):
+            self._client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._client.sock.shutdown(socket.SHUT_RDWR)
+
     def _one(self) -> bool:
         """Serve one request; whether another may follow."""
         head = self._client.head()
+        if self.half_open:
+            self._wait_in_black_hole(self._state.released)
+            return False
         headers = _headers(head)
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         path, _, query = target.partition("?")
@@ -347,6 +370,23 @@ def _reply(rule: Rule, request: Seen, lines: list[str], body: str) -> bytes:
 def _obey(state: _State, verb: str, value: Any) -> object:
     with state.lock:
         match verb:
+            case "down":
+                assert state.listener is not None
+                state.listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+                state.listener.close()
+                for connection in state.connections:
+                    connection.cut()
+            case "up":
+                assert state.listener is None or state.listener.fileno() < 0
+                _listen(state, value)
+            case "half_open":
+                for connection in state.connections:
+                    connection.half_open = True
+            case "present":
+                state.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                state.tls.load_cert_chain(*value)
+                for connection in state.connections:
+                    connection.cut()
             case "add":
                 state.rules.append((Rule(**value), [0]))
             case "clear":
@@ -370,9 +410,21 @@ def _obey(state: _State, verb: str, value: Any) -> object:
     return None
 
 
+def _listen(state: _State, port: int) -> None:
+    state.listener = listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1024)
+    threading.Thread(target=_accept, args=(state, listener), daemon=True).start()
+
+
 def _accept(state: _State, listener: socket.socket) -> None:
     while True:
-        sock, _ = listener.accept()
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return  # it went down
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=_Connection(state, sock).run, daemon=True).start()
 
@@ -380,12 +432,9 @@ def _accept(state: _State, listener: socket.socket) -> None:
 def main() -> None:
     state = _State((sys.argv[1], int(sys.argv[2])))
     threading.stack_size(512 * 1024)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)
-    threading.Thread(target=_accept, args=(state, listener), daemon=True).start()
-    print(listener.getsockname()[1], flush=True)
+    _listen(state, 0)
+    assert state.listener is not None
+    print(state.listener.getsockname()[1], flush=True)
     for line in sys.stdin:
         verb, value = json.loads(line)
         print(json.dumps(_obey(state, verb, value)), flush=True)

@@ -55,6 +55,8 @@ class Server:
     """The boto3 client that `boto` made: making one takes 0.14 s."""
     sockets: tuple[str, ...] = ()
     """Files the server makes in /tmp, whatever it is told, and leaves there."""
+    second: tuple[str, str] | None = field(default=None, repr=False)
+    """Another pair of keys that may do everything, where a server has one."""
     metrics_url: str = ""
     """Where SeaweedFS counts its requests."""
     confined: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
@@ -106,9 +108,11 @@ def start_seaweedfs(
     """
     directory.mkdir(parents=True, exist_ok=True)
     access_key, secret_key, limited = _access_key(), secrets.token_hex(20), (_access_key(), secrets.token_hex(20))
+    second = (_access_key(), secrets.token_hex(20))
     identities = [
         _identity("tests", access_key, secret_key, ["Admin", "Read", "Write", "List", "Tagging"]),
         _identity("limited", *limited, ["Read", "List"]),
+        _identity("second", *second, ["Admin", "Read", "Write", "List", "Tagging"]),
     ]
     confined = {name: (_access_key(), secrets.token_hex(20)) for name in policies or {}}
     identities += [_identity(name, *pair, []) | {"policyNames": [name]} for name, pair in confined.items()]
@@ -157,6 +161,7 @@ def start_seaweedfs(
     ca = tls.ca if tls else None
     server = Server(endpoint, access_key, secret_key, "us-east-1", process.pid, ca, limited, process)
     server.confined = confined
+    server.second = second
     server.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
     parts = ("master", "volume", "filer", "s3", "admin")
     server.sockets = tuple(f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part in parts for port in numbers)
@@ -201,8 +206,8 @@ def make_bucket(server: Server, name: str) -> str:
     return name
 
 
-def make_tls(directory: Path) -> Tls:
-    """Write an authority and a certificate for 127.0.0.1 and localhost, valid for a day."""
+def make_tls(directory: Path, *, ended: bool = False) -> Tls:
+    """Write an authority and a certificate for 127.0.0.1 and localhost, valid for a day; `ended`: until an hour ago."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -211,15 +216,17 @@ def make_tls(directory: Path) -> Tls:
     directory.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.timezone.utc)
 
-    def build(name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def build(
+        name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, hours: int = 24
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(hours=2))
+            .not_valid_after(now + dt.timedelta(hours=hours))
         )
 
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "s3mount tests")])
@@ -234,7 +241,7 @@ def make_tls(directory: Path) -> Tls:
     )
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
-        build("127.0.0.1", authority, key)
+        build("127.0.0.1", authority, key, hours=-1 if ended else 24)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_identifier), critical=False)
         .sign(ca_key, hashes.SHA256())

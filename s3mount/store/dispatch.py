@@ -58,6 +58,8 @@ SKEW_MIN_SECONDS = 2
 SKEW_MAX_SECONDS = 15 * 60
 """S3 refuses a request that is older or younger."""
 HASH_IN_LOOP_BYTES = 64 * 1024
+REFUSALS = frozenset({400, 401, 403})
+"""No sign that the store is of use again: of expired credentials a HEAD is told no more than this."""
 PAGE_STARTS = (b"<!doctype html", b"<html")
 PROGRESS_BYTES = 64 * 1024
 """An attempt that brought so much was no failure in a row."""
@@ -73,6 +75,7 @@ class Dispatcher:
         self._backoff = Backoff(
             config.backoff_base_seconds, config.backoff_max_seconds, config.attempts_min, config.retry_seconds
         )
+        self._patience_seconds = max(config.retry_seconds, config.metadata_deadline_seconds)
         self._clock_ns = clock_ns
         self._draw = draw
         self._counts = counts
@@ -153,7 +156,8 @@ class Dispatcher:
         progressed = order.received_bytes is not None and order.received_bytes() - course.received >= PROGRESS_BYTES
         tries.failed(since, silent=silent, progressed=progressed)
         wait = self._backoff.wait_seconds(tries.failures, self._draw, retry_after)
-        if not again or tries.over(trio.current_time() + wait, passing=passing):
+        hopeless = order.urgent and self.outage.lasts(self._patience_seconds)
+        if not again or tries.over(trio.current_time() + wait, passing=passing, hopeless=hopeless):
             if again and order.in_doubt and not isinstance(failure, errors.LostReply):
                 # The last failure says nothing of the attempts before it.
                 raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure
@@ -194,7 +198,7 @@ class Dispatcher:
                 usable_before=course.usable,
                 lasting=lasting,
             )
-        if isinstance(outcome, Reply):
+        if isinstance(outcome, Reply) and outcome.status not in REFUSALS:
             self.outage.answered()
         return trio.current_time()
 

@@ -4,14 +4,17 @@ Owns the boto3 session. The wire takes from here an address, a signer, a proxy a
 but what its credential chain needs (STS, SSO, the metadata service), in worker threads. No secret is ever shown.
 
 The mutable state of `Access`: the address, the credentials with their signer, `generation` (grows with each change of
-either), and when to look at the credentials' expiry again.
+either), when to look at the credentials' expiry again, and when to look for others after none were found.
 """
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import boto3.session
@@ -30,9 +33,16 @@ from s3mount.errors import StartError
 from s3mount.store.signature import Credentials, Signer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_SECONDS = 30.0
 """How often the expiry of credentials that expire is looked at; botocore renews them 10 to 15 minutes ahead."""
+RENEW_SECONDS = 2.0
+"""After the store has called credentials expired and there were no others: until they are looked for again, for each of
+a thousand requests would look otherwise."""
+RESOLVE_SECONDS = 30.0
+"""For a metadata service, or a program that is asked for credentials; then its thread is left behind."""
+RESOLVERS_MAX = 4
 DEFAULT_REGION = "us-east-1"
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 
@@ -65,6 +75,8 @@ class Access:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._lock = trio.Lock()
+        self._threads = trio.CapacityLimiter(RESOLVERS_MAX)
+        self._renew_at = -inf
         self._expiring: botocore.credentials.RefreshableCredentials | None = None
         self._credentials: Credentials | None = None
         self.look_at: float | None = None
@@ -101,8 +113,8 @@ class Access:
             return
         async with self._lock:
             try:
-                frozen = await trio.to_thread.run_sync(expiring.get_frozen_credentials)
-            except UNRESOLVED as error:
+                frozen = await self._in_thread(expiring.get_frozen_credentials)
+            except (*UNRESOLVED, trio.TooSlowError) as error:
                 log.warning("credentials were not renewed error=%s", type(error).__name__)
                 return
             self._adopt(_credentials_of(frozen))
@@ -113,13 +125,17 @@ class Access:
         async with self._lock:
             if self.generation != generation:
                 return True
+            if trio.current_time() < self._renew_at:
+                return False
             before = self._credentials
             try:
                 await self._change(self.address.region)
             except StartError as error:
                 log.warning("credentials were not renewed error=%s", error)
-                return False
-            return self._credentials != before
+            renewed = self._credentials != before
+            if not renewed:
+                self._renew_at = trio.current_time() + RENEW_SECONDS
+            return renewed
 
     async def move_to(self, region: str) -> None:
         """Use the region the store says the bucket is in."""
@@ -136,7 +152,12 @@ class Access:
                 words = " ".join(str(error).split())[:300]
                 raise StartError(f"the S3 settings cannot be used: {words}") from error
 
-        self.address, source, credentials = await trio.to_thread.run_sync(resolve)
+        try:
+            self.address, source, credentials = await self._in_thread(resolve)
+        except trio.TooSlowError as error:
+            raise StartError(
+                f"no credentials were found within {RESOLVE_SECONDS:g} s: try `aws sts get-caller-identity`"
+            ) from error
         if isinstance(source, botocore.credentials.RefreshableCredentials):
             self._expiring = source
             self.look_at = trio.current_time() + LOOK_SECONDS
@@ -144,6 +165,11 @@ class Access:
             self._expiring = None
             self.look_at = None
         self._adopt(credentials)
+
+    async def _in_thread(self, ask: Callable[[], T]) -> T:
+        """Ask botocore, which may ask others. Raises trio.TooSlowError."""
+        with trio.fail_after(RESOLVE_SECONDS):
+            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._threads)
 
     def _adopt(self, credentials: Credentials | None) -> None:
         self._credentials = credentials

@@ -30,6 +30,9 @@ class Order:
     prepare: Callable[["Order"], Sink] | None = None
     """Called before each attempt: gives its sink, and may change `headers`. None: a small document."""
     attempts_max: int | None = None
+    urgent: bool = False
+    """Nothing is lost by its failure, and programs make many such requests one after another: in an outage that has
+    outlasted all patience it is made once."""
     throttled_is_refused: bool = False
     """An attempt that the store was too busy for leaves no doubt. Not so for what changes objects: stores may say it of
     a write that some of their disks have taken."""

@@ -47,6 +47,10 @@ class Outage:
             return None
         return {"since_seconds": round(trio.current_time() - self.since, 1), "reason": self._reason}
 
+    def lasts(self, seconds: float) -> bool:
+        """Whether there is an outage that was told, and is so old."""
+        return self.since is not None and self.told.is_set() and trio.current_time() - self.since >= seconds
+
     def answered(self) -> None:
         """The store gave an answer that is of use, be it a refusal."""
         self.usable += 1

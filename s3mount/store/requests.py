@@ -127,6 +127,7 @@ class Requests:
             headers=headers if headers is not None else [],
             carried=self.carried.by(name),
             mutating=mutating,
+            urgent=not mutating,
             limiter=self._metadata,
             wire=self._metadata_wire,
             deadline_seconds=self.config.metadata_deadline_seconds,

@@ -65,9 +65,12 @@ class Tries:
         self._silences += silent
         self.since = min(self.since, max(since, self.began))
 
-    def over(self, next_at: float, *, passing: bool) -> bool:
-        """Whether there is no further attempt, which would begin at `next_at`. `passing`: time may heal it."""
+    def over(self, next_at: float, *, passing: bool, hopeless: bool) -> bool:
+        """Whether there is no further attempt, which would begin at `next_at`. `passing`: time may heal it; `hopeless`:
+        it is known not to have."""
         if next_at >= self.deadline or (self._attempts_max is not None and self.failures >= self._attempts_max):
+            return True
+        if hopeless:
             return True
         if self.failures < self._backoff.attempts_min and self._silences < SILENCES_MIN:
             return False

@@ -47,7 +47,10 @@ _BYTES_ACKED = struct.Struct("=120xQ")
 """`tcpi_bytes_acked` in Linux's struct tcp_info."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
-"""CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl has no name for."""
+_CA_CACHE_TIMEOUT = 321
+"""CURLOPT_SUPPRESS_CONNECT_HEADERS and CURLOPT_CA_CACHE_TIMEOUT, which pycurl has no names for."""
+CA_CACHE_SECONDS = 5
+"""libcurl's own is a day (measured: a mended file of authorities was of no use without a restart)."""
 
 _METHODS: dict[str, tuple[int, str | None]] = {
     # UPLOAD sends the body from READFUNCTION under a name of our choice; POST itself would add a Content-Type.
@@ -133,6 +136,7 @@ class Transfer:
         setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
         setopt(pycurl.SSL_VERIFYPEER, 1)
         setopt(pycurl.SSL_VERIFYHOST, 2)
+        setopt(_CA_CACHE_TIMEOUT, CA_CACHE_SECONDS)
         if options.ca is not None:
             is_directory = options.ca.is_dir()
             setopt(pycurl.CAINFO, None if is_directory else str(options.ca))

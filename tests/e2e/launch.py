@@ -5,6 +5,7 @@ those of all trio tasks; PLANT names one of `PLANTS` or is empty.
 """
 
 import faulthandler
+import os
 import signal
 import sys
 import traceback
@@ -89,7 +90,14 @@ def loop_bugs() -> None:
     garbage.collect = collect
 
 
+def own_aws_config() -> None:
+    """Credentials and authorities are those of a file `aws-config` in the test's directory."""
+    os.environ["AWS_CONFIG_FILE"] = str(Path(sys.argv[1]).parent.parent / "aws-config")
+    del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
+    "own-aws-config": own_aws_config,
     "handler-bugs": handler_bugs,
     "loop-bugs": loop_bugs,
     "tell-xattrs": tell_xattrs,

@@ -106,6 +106,26 @@ async def test_a_black_hole_is_left_in_time(call: str, seconds: float, attempts:
 
 
 @run_virtual
+async def test_who_only_looks_does_not_wait_each_time_for_as_long_in_a_long_outage() -> None:
+    """D1: `cp` looks at its target five times before it gives up."""
+    store, wire = scripted_store(silence)
+    took = []
+    for _ in range(4):
+        began = trio.current_time()
+        with pytest.raises(errors.Unavailable):
+            await store.head("k")
+        took.append(round(trio.current_time() - began))
+    assert took == [60, 25, 25, 25]
+    began = trio.current_time()
+    wire.script = until(began + 30, refused)
+    with pytest.raises(errors.Unavailable):
+        await store.head("k")
+    assert trio.current_time() - began < 0.1
+    await store.put("k", (b"what is to be stored is worth waiting for",), Headers())
+    assert 30 <= trio.current_time() - began <= 35.1
+
+
+@run_virtual
 async def test_a_crowd_in_a_black_hole_is_not_served_one_stall_after_another() -> None:
     """D1: hundreds of programs wait for a few slots, each held for a stall time-out."""
     store, _ = scripted_store(silence)
