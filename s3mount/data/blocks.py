@@ -73,7 +73,9 @@ class BlockCache:
         self._ahead_bytes = 0
         self._wasted_bytes = 0
         self._demands: deque[tuple[int, trio.Event]] = deque()
-        self._validation = Validation(store, buffers, block_bytes, self._lend, self.holds, self._first_came)
+        self._validation = Validation(
+            store, buffers, self._flights, block_bytes, self._lend, self.holds, self._first_came
+        )
 
     def __repr__(self) -> str:
         complete = self._complete

@@ -9,6 +9,7 @@ Knows runs; not which blocks are cached, nor who waits for them.
 """
 
 import logging
+from math import inf
 
 import trio
 
@@ -62,6 +63,17 @@ class Flights:
 
     def __repr__(self) -> str:
         return f"<Flights {len(self._flights)}, {self._bulk} of bulk, {self._patience!r}, {self._lanes!r}>"
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long a GET for which nobody looks out may be silent before it is asked again; inf: it may not be."""
+        return self._patience.seconds if self._patience.allows else inf
+
+    def note_asked_again(self, key: str, silent_seconds: float) -> None:
+        """It was."""
+        self._patience.ask_again()
+        self.asked_again += 1
+        log.info("a stalled GET was asked again key=%r start=0 bytes_there=0 silent_seconds=%.1f", key, silent_seconds)
 
     async def get(self, run: Run, *, version_id: str | None = None) -> ObjectInfo | None:
         """Fill the run as the store's `get` would, on condition of its version's etag."""

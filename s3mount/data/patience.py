@@ -43,9 +43,14 @@ class Patience:
         self._deviation += WEIGHT * (abs(seconds - self._typical) - self._deviation)
         self._typical += WEIGHT * (seconds - self._typical)
 
+    @property
+    def allows(self) -> bool:
+        """Whether one more GET may be asked again."""
+        return self._allowed >= 1
+
     def ask_again(self) -> bool:
         """Whether one more GET may be asked again; it is counted then."""
-        if self._allowed < 1:
+        if not self.allows:
             return False
         self._allowed -= 1
         return True

@@ -1,13 +1,20 @@
 """Whether a version is still what its key stands for, asked by the GET of its first block. No state.
 
+A GET of which nothing has come for long is given up, once, and asked over another connection; it needs no second buffer
+and no task, as those of `flights` do, for nothing is lost of it.
+
 Knows no runs: memory for the block is lent by the block cache, which takes in what came.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from math import inf
+
+import trio
 
 from s3mount.data.buffers import RECYCLED_MIN_BYTES, Buffers, Pinned
+from s3mount.data.flights import Flights
 from s3mount.data.version import Changed, Version
 from s3mount.errors import BadReply, NotFound, RangeNotSatisfiable
 from s3mount.store.base import ObjectInfo, ObjectStore
@@ -20,6 +27,7 @@ class Validation:
 
     store: ObjectStore
     buffers: Buffers
+    flights: Flights
     block_bytes: int
     lend: Callable[[int], AbstractAsyncContextManager[Pinned]]
     holds: Callable[[Version], bool]
@@ -29,21 +37,9 @@ class Validation:
         """See BlockCache.validate."""
         if not version.size:
             return await self._validate_empty(version)
-        count = 0
-
-        def arrived(bytes_there: int) -> None:
-            nonlocal count
-            count = bytes_there
-
         async with self.lend(self.block_bytes) as memory:
             try:
-                info = await self.store.get(
-                    version.key,
-                    0,
-                    memory.view[: self.block_bytes],
-                    if_none_match=version.etag if self.holds(version) else None,
-                    arrived=arrived,
-                )
+                info, count = await self._get(version, memory)
                 if info is None:
                     return None
                 expected = min(info.size, self.block_bytes)
@@ -57,6 +53,26 @@ class Validation:
         if info.etag != version.etag or info.size != version.size:
             raise Changed(f"{version.key!r} is another version", info)
         return info
+
+    async def _get(self, version: Version, memory: Pinned) -> tuple[ObjectInfo | None, int]:
+        """What the store says of the object, and how many bytes of its first block came."""
+        count = 0
+        expected = min(version.size, self.block_bytes)
+        unchanged = version.etag if self.holds(version) else None
+        view = memory.view[: self.block_bytes]
+
+        def arrived(bytes_there: int) -> None:
+            nonlocal count
+            count = bytes_there
+            if count < expected:
+                scope.deadline = inf
+
+        silence = self.flights.silence_seconds
+        scope = trio.CancelScope(deadline=trio.current_time() + silence)
+        with scope:
+            return await self.store.get(version.key, 0, view, if_none_match=unchanged, arrived=arrived), count
+        self.flights.note_asked_again(version.key, silence)
+        return await self.store.get(version.key, 0, view, if_none_match=unchanged, arrived=arrived), count
 
     async def _validate_empty(self, version: Version) -> ObjectInfo:
         info = await self._head(version)

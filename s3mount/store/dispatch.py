@@ -280,6 +280,8 @@ class Dispatcher:
         self.tally.note(order.name, status, outcome, began, sent_bytes, received)
 
     def _refusal_of(self, order: Order, reply: Reply) -> errors.StoreError:
+        if reply.status == 403:
+            self._date = ""  # our clock may have jumped since this Date was looked at, within its second
         self.date_ns(reply.headers)
         order.document = fields = fields_of(reply.error) if reply.error else {}
         code = fields.get("Code", "")
