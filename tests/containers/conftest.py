@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,20 @@ from tests.containers.engine import BASE, BUILD_SECONDS, Engine, Unavailable
 ROOT = Path(__file__).parents[2]
 
 Say = Callable[[str], None]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with what the containers have said."""
+    report = yield
+    engine = getattr(item, "funcargs", {}).get("engine")
+    if report.failed and isinstance(engine, Engine):
+        for name in engine.run("ps", "--all", "--format={{.Names}}", check=False).stdout.split():
+            done = engine.run("logs", "--tail=40", name, check=False)
+            report.sections.append((f"log of {name}", done.stdout + done.stderr))
+    return report
 
 
 @pytest.fixture(scope="session")

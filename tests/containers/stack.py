@@ -85,15 +85,22 @@ class Stack:
         identifier = self.compose("ps", "--quiet", service).strip()
         return str(self.engine.inspect(identifier)["Name"]).lstrip("/")
 
-    def mount(self, name: str, *options: str, arguments: tuple[str, ...] = (), source: str = "") -> str:
+    def mount(
+        self,
+        name: str,
+        *options: str,
+        arguments: tuple[str, ...] = (),
+        capabilities: tuple[str, ...] = ("SYS_ADMIN",),
+    ) -> str:
         """Start one container of the image that mounts at `name` below the parent; `options` are docker run's."""
         environment = {
             **self.server.environment(),
-            "S3MOUNT_SOURCE": source or f"s3://{self.bucket}/{name}",
+            "S3MOUNT_SOURCE": f"s3://{self.bucket}/{name}",
             "S3MOUNT_MOUNTPOINT": f"/srv/s3/{name}",
         }
         given = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
-        least = ["--network=host", f"--device={self.device}:/dev/fuse", "--cap-drop=ALL", "--cap-add=SYS_ADMIN"]
+        given += [f"--cap-add={capability}" for capability in capabilities]
+        least = ["--network=host", f"--device={self.device}:/dev/fuse", "--cap-drop=ALL"]
         least += ["--security-opt=apparmor=unconfined", f"--volume={self.parent}:/srv/s3:rshared"]
         self.engine.run("run", "--detach", f"--name={name}", *given, *least, *options, "s3mount", *arguments)
         return name
