@@ -114,10 +114,10 @@ def start_seaweedfs(
         _identity("limited", *limited, ["Read", "List"]),
         _identity("second", *second, ["Admin", "Read", "Write", "List", "Tagging"]),
     ]
+    config = directory / "s3.json"
     confined = {name: (_access_key(), secrets.token_hex(20)) for name in policies or {}}
     identities += [_identity(name, *pair, []) | {"policyNames": [name]} for name, pair in confined.items()]
     documents = [{"name": name, "content": document} for name, document in (policies or {}).items()]
-    config = directory / "s3.json"
     config.write_text(json.dumps({"identities": identities, "policies": documents}))
     config.chmod(0o600)
     (directory / "master.toml").write_text(f"[master.volume_growth]\ncopy_1 = {bucket_volumes}\n")
@@ -160,11 +160,11 @@ def start_seaweedfs(
     process = _spawn(arguments, directory / "weed.log", outlives_us=outlives_us)
     ca = tls.ca if tls else None
     server = Server(endpoint, access_key, secret_key, "us-east-1", process.pid, ca, limited, process)
-    server.confined = confined
     server.second = second
     server.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
     parts = ("master", "volume", "filer", "s3", "admin")
     server.sockets = tuple(f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part in parts for port in numbers)
+    server.confined = confined
     _wait_until_it_answers(server, directory / "weed.log")
     return server
 
