@@ -19,7 +19,7 @@ RUN python3 -m venv /opt/s3mount \
     && /opt/s3mount/bin/pip uninstall --quiet --yes setuptools pip
 
 FROM ${BASE}
-# tini is PID 1: it ends a start that a signal interrupts, passes signals on and reaps.
+# tini is process 1: it passes signals on, from the first moment, and reaps.
 RUN apt-get -qq update \
     && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install \
         ca-certificates fuse3 libfuse3-3 python3-minimal python3 tini >/dev/null \

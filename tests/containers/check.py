@@ -165,19 +165,20 @@ def test_an_idle_mount_is_gone_two_seconds_after_sigterm(stack: Stack, name: str
     assert not stack.is_mounted(name)
 
 
-def test_a_start_that_waits_for_the_store_ends_at_once(stack: Stack) -> None:
-    """Process 1 ignores signals that it has no handler for; tini is there so that s3mount is not."""
-    stack.directory("start")
+@pytest.mark.parametrize(("name", "options"), [("early-tini", ()), ("early-alone", ("--entrypoint=s3mount",))])
+def test_a_start_that_waits_for_the_store_can_be_stopped(stack: Stack, name: str, options: tuple[str, ...]) -> None:
+    """Process 1 of a container gets no signal that it has no handler for."""
+    stack.directory(name)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        container = stack.mount("start", f"--env=S3MOUNT_ENDPOINT_URL={endpoint}")
+        endpoint = f"--env=S3MOUNT_ENDPOINT_URL=http://127.0.0.1:{silent.getsockname()[1]}"
+        container = stack.mount(name, endpoint, *options, arguments=("mount", "--foreground"))
         silent.settimeout(60)
         with silent.accept()[0]:  # it has asked, and waits
             began = time.monotonic()
             stack.engine.run("stop", container)
             assert time.monotonic() - began < 5.0
     assert stack.engine.inspect(container)["State"]["ExitCode"] == 128 + signal.SIGTERM
-    assert not stack.is_mounted("start")
+    assert not stack.is_mounted(name)
 
 
 def test_the_memory_limit_is_the_containers_not_the_machines(stack: Stack) -> None:
