@@ -48,14 +48,20 @@ def test_the_errno_table_knows_what_the_exceptions_answer() -> None:
     assert answered <= documented
 
 
+def anchors(text: str) -> list[str]:
+    """What its headings can be linked by."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if target.startswith("#"):
-            headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-            anchors = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
-            assert target[1:] in anchors
+            assert target[1:] in anchors(README)
         elif not re.match(r"https?://", target):
-            assert (ROOT / target).exists()
+            path, _, anchor = target.partition("#")
+            assert (ROOT / path).exists()
+            assert not anchor or anchor in anchors((ROOT / path).read_text())
 
 
 @pytest.mark.parametrize("command", re.findall(r"^ *s3mount mount (s3://[a-z].*)$", README, re.MULTILINE))
