@@ -1,7 +1,7 @@
-"""`s3mount` with a profiler that SIGUSR1 starts and SIGUSR2 stops, writing a text to the file named first.
+"""`s3mount` with a profiler that the first real-time signal starts and the second stops, which writes a text.
 
-Started as a script, so that `s3mount` is the one that PYTHONPATH names. Exact in its counts; its times hold the
-profiler's own.
+The text goes to the file named first. Started as a script, so that `s3mount` is the one that PYTHONPATH names. Exact in
+its counts; its times hold the profiler's own.
 """
 
 import cProfile
@@ -30,8 +30,8 @@ def serve(text: Path, arguments: list[str]) -> int:
         beside.write_text(stream.getvalue())
         beside.rename(text)
 
-    signal.signal(signal.SIGUSR1, begin)
-    signal.signal(signal.SIGUSR2, end)
+    signal.signal(signal.SIGRTMIN, begin)
+    signal.signal(signal.SIGRTMIN + 1, end)
     sys.argv = ["s3mount", *arguments]
     return main()
 

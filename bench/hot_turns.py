@@ -208,9 +208,9 @@ def profile(name: str, load: Load, checkout: Path, work: Path, environment: dict
     text.unlink(missing_ok=True)
     with mount_for(task, checkout, work, environment, text) as mount:
         task.prepare(mount.root, load)
-        os.kill(mount.pid, signal.SIGUSR1)
+        os.kill(mount.pid, signal.SIGRTMIN)
         task.act(mount.root, load)
-        os.kill(mount.pid, signal.SIGUSR2)
+        os.kill(mount.pid, signal.SIGRTMIN + 1)
         deadline = time.monotonic() + WAIT_SECONDS
         while not text.exists() and time.monotonic() < deadline:
             os.stat(mount.root)  # gives the signal a turn of the loop

@@ -1,7 +1,7 @@
 """Starts s3mount as its entry point does, but able to say what it is doing and with planted bugs.
 
-`python launch.py STACKS PLANT ARGUMENT...`: SIGUSR1 appends the stacks of all threads to the file STACKS, SIGUSR2
-those of all trio tasks; PLANT names one of `PLANTS` or is empty.
+`python launch.py STACKS PLANT ARGUMENT...`: the first real-time signal appends the stacks of all threads to the file
+STACKS, the second those of all trio tasks; PLANT names one of `PLANTS` or is empty.
 """
 
 import faulthandler
@@ -125,8 +125,8 @@ def _summary(frame: FrameType, line: int) -> traceback.FrameSummary:
 def main() -> int:
     stacks, plant, *arguments = sys.argv[1:]
     out = Path(stacks).open("a")  # noqa: SIM115 - faulthandler keeps it for the life of the process
-    faulthandler.register(signal.SIGUSR1, file=out, all_threads=True)
-    signal.signal(signal.SIGUSR2, lambda *_: write_tasks(Path(stacks)))
+    faulthandler.register(signal.SIGRTMIN, file=out, all_threads=True)
+    signal.signal(signal.SIGRTMIN + 1, lambda *_: write_tasks(Path(stacks)))
     if plant:
         PLANTS[plant]()
     from s3mount import cli

@@ -22,8 +22,10 @@ START_SECONDS = 30.0
 PROBE_SECONDS = 5.0
 STOP_SECONDS = 90.0
 RUN_SECONDS = 120.0
-MOUNTED = "s3mount.daemon mounted "
-TOLD = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback \(most recent call last\)")
+MOUNTED = re.compile(r's3mount\.daemon mounted |"s3mount\.daemon","message":"mounted"')
+TOLD = re.compile(
+    r"\b(WARNING|ERROR|CRITICAL)\b|\"level\":\"(warning|error|critical)\"|Traceback \(most recent call last\)"
+)
 
 OUTAGE = re.compile(r" store (unreachable|reachable again) ")
 """Told of what a test lasts long enough; what comes of it is told line by line, too."""
@@ -177,7 +179,7 @@ class Mounted:
 
     def start(self) -> "Mounted":
         """Mount, and return when the mount serves; a dead one that a crash has left is taken over."""
-        times = self.log.count(MOUNTED)
+        times = len(MOUNTED.findall(self.log))
         if connection_of(self.root) is None:
             self.root.mkdir(parents=True, exist_ok=True)
         with (self.work / "stderr").open("ab") as stderr:
@@ -190,7 +192,7 @@ class Mounted:
             )
         self.watchdog.guard(self.process.pid, self.root, self.work / "stacks")
         deadline = time.monotonic() + START_SECONDS
-        while connection_of(self.root) is None or self.log.count(MOUNTED) == times:
+        while connection_of(self.root) is None or len(MOUNTED.findall(self.log)) == times:
             status = self.process.poll()
             assert status is None, f"s3mount ended with status {status}: {self.stderr}\n{self.log}"
             assert time.monotonic() < deadline, f"s3mount did not mount in time: {self.stderr}\n{self.log}"

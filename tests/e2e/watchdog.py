@@ -147,7 +147,7 @@ class _Guard:
         self._fired, self._deadline = True, time.monotonic() + STUCK_SECONDS
         told = [f"{self._test} was late; its mounts were killed by the watchdog"]
         for pid, (_, stacks) in self._guarded.items():
-            for number in (signal.SIGUSR1, signal.SIGUSR2):
+            for number in (signal.SIGRTMIN, signal.SIGRTMIN + 1):
                 with contextlib.suppress(OSError):
                     os.kill(pid, number)
             time.sleep(DUMP_SECONDS)
