@@ -1,5 +1,6 @@
 """Scenarios A and B: what a killed daemon, an unlinked file and a renamed one leave in the bucket: nothing."""
 
+import errno
 import os
 import random
 import secrets
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e.material import MIB, Background, write_pattern
 from tests.e2e.mounting import Mounted, Mounts, Place, eventually, finish, hear, python, say
+from tests.e2e.test_sick_store import errno_of
 from tests.e2e.watchdog import detach
 from tests.proxy import FaultProxy
 from tests.servers import Server, boto, make_bucket
@@ -62,17 +64,24 @@ def test_a_killed_daemon_leaves_no_upload_after_the_next_start(mounts: Mounts, p
     open_foreign_upload(place, target)
     program = python(WRITER, mount.root / target, str(os.O_TRUNC))
     assert hear(program) == "written"
+    # Opened after the program was started: a child that inherits a descriptor flushes it.
+    synced = os.open(mount.root / "synced", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(synced, old[: 7 * MIB])
+    os.fsync(synced)
+    os.write(synced, b"never synced")
     # Then its id is known: of two that were opened in the same seconds, ours could not be told otherwise.
     assert eventually(lambda: parts(place, target) > 0)
     killed(mount)
     program.kill()
     finish(program)
+    assert errno_of(os.close, synced) in {errno.ENOTCONN, errno.ECONNABORTED}
     assert place.uploads() == [target, target]
     mount.start()
     assert eventually(lambda: place.uploads() == [target])
-    assert place.names() == ["closed", "existing"]
+    assert place.names() == ["closed", "existing", "synced"]
     assert (mount.root / "existing").read_bytes() == old
     assert (mount.root / "closed").read_bytes() == old[::-1]
+    assert (mount.root / "synced").read_bytes() == place.get("synced") == old[: 7 * MIB]
     assert eventually(lambda: "leftovers of an earlier run were removed uploads=1" in mount.log)
 
 
