@@ -20,7 +20,7 @@ import trio
 from s3mount.data.describe import describe
 from s3mount.data.file import File
 from s3mount.data.version import Changed, Version
-from s3mount.errors import NotFound, S3MountError, Stale, again
+from s3mount.errors import S3MountError, Stale, again
 from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import SECOND_NS, Attributes, Changes
 from s3mount.vfs.carrying import (
@@ -203,9 +203,8 @@ class Changing:
                 await ahead.wait()  # a rename takes them along, or gives them back
             await self._store_held(inode)
         except S3MountError as error:
-            if not self._is_removed(inode, error):
-                self._undo(inode, error)
-                inode.own.change_error = error
+            self._undo(inode, error)
+            inode.own.change_error = error
         finally:
             self._end(inode)
 
@@ -222,11 +221,6 @@ class Changing:
     def _end(self, inode: Inode) -> None:
         inode.own.changing -= 1
         self._tree.inodes.release(inode)
-
-    def _is_removed(self, inode: Inode, error: S3MountError) -> bool:
-        """Whether an unlink here, not answered yet, has taken the object away: then nobody misses its attributes."""
-        gone = isinstance(error, NotFound) or (isinstance(error, Changed) and error.info is None)
-        return gone and self._tree.transits.leaves(inode.key)
 
     def _undo(self, inode: Inode, error: S3MountError) -> None:
         log.error("attributes not stored, undone path=%s reason=%s", escaped(inode.path), error)
@@ -285,7 +279,10 @@ class Changing:
             await self._store(inode)
             return
         except (Changed, Stale) as error:
-            if not tries or inode.held or not inode.linked or (isinstance(error, Changed) and error.info is None):
+            if not inode.linked or self._tree.transits.leaves(inode.key):
+                undo(self._tree, inode)  # a program here has taken it away, or is about to
+                return
+            if not tries or inode.held or (isinstance(error, Changed) and error.info is None):
                 raise
             pending = {name: value for name, value in (inode.own.pending or pending).items() if name not in UNDATED}
             heir = await self._other_inode(inode, error)

@@ -146,25 +146,30 @@ async def test_whatever_request_fails_a_second_try_succeeds_and_nothing_is_parte
             return
 
 
+@pytest.mark.parametrize("slow", ["delete", "head", "copy"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @run_virtual
 async def test_a_change_that_is_held_when_its_file_is_deleted_is_no_failure(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str, slow: str
 ) -> None:
-    """The hold ends while the deletion is under way, before the store has done it or after."""
+    """The hold ends while the deletion is under way, or the deletion comes while the change is stored: before the store
+    has done what takes long, or after."""
     store = MemoryStore()
     for name in "fg":
         store.place(f"d/{name}", b"content")
 
-    async def slow(call: Call) -> None:
-        if call.operation == "delete":
+    async def wait(call: Call) -> None:
+        if call.operation == slow and call.key == "d/f":
             await trio.sleep(5)
 
     async with mounted(store, tmp_path) as kernel:
         await change(kernel, "d/g", mode=0o600)
         await change(kernel, "d/f", mode=0o600)
-        setattr(store, when, slow)
+        setattr(store, when, wait)
+        if slow != "delete":
+            await trio.sleep(3)
         await kernel.unlink("d/f")
+        await trio.sleep(10)
         assert not await kernel.exists("d/f")
         assert not kernel.fs._changing.failures
     assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
