@@ -5,8 +5,9 @@ A mount that hangs ends the run: the watchdog kills the daemons, frees the mount
 
 import secrets
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,17 @@ def ground(*, keep: bool = False) -> Iterator[Ground]:
         found = Ground(work, place, watchdog, proxy)
         stack.callback(_free, found)
         yield found
+
+
+@contextmanager
+def programs(running: "Sequence[subprocess.Popen[str]]") -> "Iterator[Sequence[subprocess.Popen[str]]]":
+    """Programs that do not outlive the block, however it ends."""
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def _free(ground: Ground) -> None:

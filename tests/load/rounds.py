@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3mount.data.journal import Entry, _read
-from tests.e2e.mounting import ROOT, TOLD, Mounted, Place
+from tests.e2e.mounting import ROOT, Mounted, Place
 from tests.load.promises import Promises, Version
 from tests.load.seen import Bucket, Figures, below, shown
 
@@ -43,6 +43,8 @@ class Side:
     writers: dict[str, Promises]
     processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
     killed_at: float | None = None
+    logged: list[str] = field(default_factory=list)
+    """Warnings and errors of daemons that were killed, and that nobody expected."""
 
     @property
     def contest(self) -> str:
@@ -122,9 +124,10 @@ class Side:
         self.mounted.crash()
         figures.kills += 1
         # Its log is looked at as long as it is short.
-        told = [line for line in self.mounted.log.splitlines() if TOLD.search(line)]
-        with (self.mounted.work / "told").open("a") as out:
-            out.writelines(f"{line}\n" for line in told)
+        try:
+            self.mounted.check_log()
+        except AssertionError as error:
+            self.logged.append(f"{self.name}: {error}")
         (self.mounted.work / "s3mount.log").rename(self.mounted.work / "s3mount.log.former")
 
     def killed_in_start(self, seconds: float, figures: Figures) -> None:
@@ -196,6 +199,13 @@ class Rounds:
             for name in (*side.writers, side.contest):
                 (side.mounted.root / name).mkdir()
 
+    def end(self) -> None:
+        """End the writers that run, whatever has become of the round."""
+        for side in self.sides:
+            for process in side.processes.values():
+                process.kill()
+                process.wait()
+
     def one(self, number: int) -> None:
         """A round. Raises Broken."""
         main, beside = self.sides
@@ -226,6 +236,7 @@ class Rounds:
             told += beside.end_writers(self.figures)
             told += beside.sends_deletions()
         told += self._recovered(left)
+        told += [line for side in self.sides for line in side.logged]
         told += self._check()
         if told:
             raise Broken(f"round {number}: " + "\n".join(told))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.mounting import ROOT, Mounted
-from tests.load.ground import Ground, ground
+from tests.load.ground import Ground, ground, programs
 from tests.load.series import Growth, Sampler, Series
 
 PROCESSES = 4
@@ -96,7 +96,7 @@ def exercised(
         outcome.requests += len(where.proxy.requests())
         where.proxy.forget()
 
-    with Sampler(mounted.pid, SAMPLE_SECONDS, also=count) as outcome.series:
+    with programs(running), Sampler(mounted.pid, SAMPLE_SECONDS, also=count) as outcome.series:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and all(process.poll() is None for process in running):
             time.sleep(0.2)
@@ -106,9 +106,9 @@ def exercised(
         said = [process.communicate(timeout=FINISH_SECONDS)[0] for process in running]
     outcome.injected = where.proxy.injected()
     for process, line in zip(running, said, strict=True):
-        if process.returncode != 0:
+        if process.returncode != 0 or not line:
             outcome.wrong.append(f"a process ended with status {process.returncode}")
-        elif line:
+        else:
             outcome.add(json.loads(line))
     return outcome
 

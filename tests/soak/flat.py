@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from tests.e2e.mounting import ROOT, Mounted
-from tests.load.ground import Ground, ground
+from tests.load.ground import Ground, ground, programs
 from tests.load.series import Growth, Sampler, Series
 
 PROCESSES = 3
@@ -35,7 +35,7 @@ def mixed(
         for number in range(processes)
     ]
     counts, wrong = Counter[str](), []
-    with Sampler(mounted.pid, SAMPLE_SECONDS) as series:
+    with programs(running), Sampler(mounted.pid, SAMPLE_SECONDS) as series:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and all(process.poll() is None for process in running):
             time.sleep(0.2)
@@ -71,8 +71,12 @@ def main() -> int:
         wrong += series.grown(Growth())
         if report := where.watchdog.disarm():
             wrong.append(report)
-        print("\n".join(f"WRONG: {line}" for line in wrong), end="\n" if wrong else "", flush=True)
-        mounted.stop()
+        try:
+            mounted.stop()
+        except AssertionError as error:
+            wrong.append(str(error))
+        for line in wrong:
+            print(f"WRONG: {line}")
     return 1 if wrong else 0
 
 
