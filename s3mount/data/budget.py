@@ -82,6 +82,10 @@ class Budget:
         }
 
     @property
+    def limit_bytes(self) -> int:
+        return self._limit_bytes
+
+    @property
     def disk_full(self) -> bool:
         """Whether the disk refused a chunk a short while ago, and took none since."""
         return trio.current_time() < self.disk_full_until

@@ -97,6 +97,12 @@ class File:
         return self._layers.size
 
     @property
+    def unsent_bytes(self) -> int:
+        """What of it is here and not in the bucket, nor in a part of the upload under way."""
+        epoch = self._syncing.epoch
+        return max(0, self._layers.staged_bytes - (0 if epoch is None else epoch.sent_bytes))
+
+    @property
     def dirty(self) -> bool:
         """Whether it has bytes, existence or a length that the bucket lacks and no upload under way brings."""
         return self._layers.dirty and not self._syncing.orphan

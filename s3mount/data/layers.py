@@ -60,6 +60,16 @@ class Layers:
         return live if self.epoch is None else live + self.epoch.total_bytes
 
     @property
+    def staged_bytes(self) -> int:
+        """What of the content the log holds, but for bytes of the base."""
+        return sum(
+            stop - start
+            for extents in (self.live, self.epoch or ())
+            for start, stop, position in extents
+            if position >= 0
+        )
+
+    @property
     def plain(self) -> bool:
         """Whether nothing lies over the base, and it is whole."""
         return self.epoch is None and not len(self.live) and not len(self._staged_base) and not self.missing

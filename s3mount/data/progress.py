@@ -44,7 +44,7 @@ def progress(epoch: Epoch | None, stream: Stream | None, size: int) -> Progress 
     if epoch is not None:
         if epoch.restates:
             return None
-        multipart = epoch.stream.multipart if epoch.stream is not None else epoch.multipart
+        multipart = epoch.multipart
         parts = () if multipart is None else multipart.parts.values()
         return Progress(*_done(parts, epoch.size), len(parts), epoch.parts_total, epoch.began)
     if stream is None or stream.failed:

@@ -68,9 +68,14 @@ class Epoch:
         self.publishing = False
         self.expected_etag: str | None = None
         self.restates = False
-        self.multipart: Multipart | None = None
+        self.multipart = None if stream is None else stream.multipart
         self.parts_total: int | None = None
         self.began = trio.current_time()
+
+    @property
+    def sent_bytes(self) -> int:
+        """What of it the store has, though nobody sees it yet."""
+        return 0 if self.multipart is None else sum(part.size for part in self.multipart.parts.values())
 
 
 def freeze(
@@ -93,7 +98,7 @@ async def publish(storage: Storage, epoch: Epoch) -> Stored:
     """Make the object of the epoch. Atomic: what fails before the request that publishes leaves nothing visible."""
     if epoch.stream is not None and await _reaches(storage, epoch, epoch.stream):
         return await _complete_stream(storage, epoch, epoch.stream)
-    epoch.stream = None
+    epoch.stream = epoch.multipart = None
     steps = _plan(storage, epoch)
     if not is_plain(steps) and not storage.learning.known:
         await storage.learning.learn()

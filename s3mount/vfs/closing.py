@@ -1,13 +1,12 @@
 """What becomes of a file after its last release: stored, kept for another try, or dropped.
 
-The state is how many bytes are kept. Rules: the last RELEASE of any kind stores what is dirty. A failure that a call
-returned is told: the last RELEASE then discards. One that nobody was told keeps the bytes, within `KEPT_BYTES_MAX` for
-all files, and tries again in the background. The copy of a conflict gets one more try, and is dropped after it.
+The state is what is kept, by number, and how many bytes that are. Rules: the last RELEASE of any kind stores what is
+dirty. A failure that a call returned is told: the last RELEASE then discards. One that nobody was told keeps the bytes,
+within `KEPT_BYTES_MAX` and half of the staging log for all files, and tries again in the background. The copy of a
+conflict gets one more try, and is dropped after it.
 """
 
 import logging
-
-import trio
 
 from s3mount.config import GIB
 from s3mount.data.file import File
@@ -22,6 +21,7 @@ from s3mount.errors import (
 )
 from s3mount.vfs.carrying import undo
 from s3mount.vfs.inodes import NO_HEADERS, Inode, State
+from s3mount.vfs.kept import Kept, Outcome
 from s3mount.vfs.keys import escaped
 from s3mount.vfs.tree import Tree
 
@@ -51,7 +51,9 @@ class Closing:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._kept: dict[int, Kept] = {}
         self._kept_bytes = 0
+        self._serial = 0
 
     async def close(self, inode: Inode, state: State) -> None:
         """The last handle is gone. The inode is held until this is done."""
@@ -122,47 +124,70 @@ class Closing:
             parent.contents.doubt(inode.name)
             self._tree.inodes.detach(inode)
 
+    @property
+    def kept(self) -> list[Kept]:
+        """The files whose bytes wait for another try, the oldest first."""
+        return [kept for kept in self._kept.values() if kept.live]
+
+    @property
+    def kept_bytes_max(self) -> int:
+        """Writers must find the rest of the log free of them."""
+        return min(KEPT_BYTES_MAX, self._tree.storage.budget.limit_bytes // 2)
+
     def _keep(self, inode: Inode, state: State, file: File, error: StoreError) -> None:
         """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
-        kept = file.size
         if state.failing:
             return  # a task tries already
-        if isinstance(error, HOPELESS) or self._kept_bytes + kept > KEPT_BYTES_MAX:
+        if isinstance(error, HOPELESS) or self._kept_bytes + file.unsent_bytes > self.kept_bytes_max:
             self._discard(inode, state, str(error))
-        else:
-            log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
-            state.failing = True
-            self._kept_bytes += kept
-            self._tree.background(self._retry, inode, state, file, kept)
+            return
+        log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)
+        state.failing = True
+        self._serial += 1
+        kept = self._kept[self._serial] = Kept(self._serial, inode, file, error=error, since_ns=self._tree.wall_ns())
+        self._kept_bytes += kept.staged_bytes
+        self._tree.background(self._retry, kept)
 
-    async def _retry(self, inode: Inode, state: State, file: File, kept: int) -> None:
+    async def _retry(self, kept: Kept) -> None:
+        outcome: Outcome = "gone"
         try:
-            await self._store_kept(inode, state, file)
+            outcome = await self._store_kept(kept)
         finally:
-            self._kept_bytes -= kept
+            self._kept_bytes -= kept.staged_bytes
+            del self._kept[kept.number]
+            kept.end(outcome)
+        inode, state = kept.inode, kept.state
         # The inode may have another file by now, with another task that tries.
-        if state.file is file:
+        if state.file is kept.file:
             state.failing = False
             if not state.handles and not state.closing:
                 self.drop_file(inode, state)
 
-    async def _store_kept(self, inode: Inode, state: State, file: File) -> None:
-        """Try until the file is stored, hopeless, or somebody else's to store."""
+    async def _store_kept(self, kept: Kept) -> Outcome:
+        """Try until the file is stored, hopeless, unwanted, or somebody else's to store."""
         delay = RETRY_FIRST_SECONDS
         while True:
-            await trio.sleep(delay)
-            if not (state.failing and state.file is file and inode.linked):
-                return
+            await kept.rest(delay)
+            if not kept.live:
+                return "gone" if unstored(kept.state) or not kept.inode.linked else "stored"
+            if kept.unwanted:
+                kept.unwanted = False
+                if not kept.state.handles:
+                    self._discard(kept.inode, kept.state, "dropped by `s3mount failed drop`")
+                    return "dropped"
             try:
-                await file.sync()
+                await kept.file.sync()
             except HOPELESS as error:
-                if file.parted:
-                    await self._store_copy(inode, file)
-                elif state.file is file:
-                    self._discard(inode, state, str(error))
-                return
-            except StoreError:
+                kept.error = error
+                if kept.file.parted:
+                    await self._store_copy(kept.inode, kept.file)
+                    return "conflict"
+                if kept.state.file is kept.file:
+                    self._discard(kept.inode, kept.state, str(error))
+                return "dropped"
+            except StoreError as error:
+                kept.failed(error)
                 delay = min(delay * 2, RETRY_MAX_SECONDS)
             else:
-                log.info("file stored after all path=%s", escaped(inode.path))
-                return
+                log.info("file stored after all path=%s", escaped(kept.inode.path))
+                return "stored"

@@ -56,7 +56,7 @@ class Handles:
         self._tree = tree
         self._handles: dict[int, Handle] = {}
         self._serial = 0
-        self._closing = Closing(tree)
+        self.closing = Closing(tree)
         self._neighbours = Neighbours(tree)
 
     def number(self) -> Fh:
@@ -142,7 +142,7 @@ class Handles:
         finally:
             state.handles -= 1
             if not state.handles and not state.closing:
-                await self._closing.close(inode, state)
+                await self.closing.close(inode, state)
 
     def writers(self, inode: Inode) -> list[Caller]:
         """Who has the file open for writing."""
@@ -245,7 +245,7 @@ class Handles:
         if handle.writable:
             state.writers -= 1
         if not state.handles and not state.closing:
-            await self._closing.close(inode, state)
+            await self.closing.close(inode, state)
 
     # for the mount's life
 
@@ -332,7 +332,7 @@ class Handles:
         """Take back the handle of an open that failed."""
         state.handles -= 1
         if not state.handles and not state.held:
-            self._closing.drop_file(inode, state)
+            self.closing.drop_file(inode, state)
 
     def _file(self, handle: Handle) -> File:
         file = handle.inode.own.file
