@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import s3mount
 from s3mount import fstab, settings, words
 from s3mount.config import Config
-from s3mount.control import commands
+from s3mount.control import commands, helps, keeping_commands, rescue_commands
 from s3mount.errors import S3MountError, StartError, UsageError
 
 USAGE_WIDTH = 33
@@ -30,6 +30,10 @@ usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
        s3mount url [--expires TIME] PATH    an address to fetch a file from
        s3mount refresh [--attributes] PATH  forget what is known and look again
        s3mount log-level MOUNTPOINT [LEVEL] how much goes into the log
+       s3mount sync [--timeout TIME] MOUNTPOINT   store all that is not stored
+       s3mount failed ACTION MOUNTPOINT [PATH]... what could not be stored
+       s3mount abort [--force] MOUNTPOINT         free programs that hang
+       s3mount healthcheck [--ready] MOUNTPOINT   for containers and probes
        s3mount VERB --help | --version
 
 s3mount {s3mount.__version__} shows an S3 bucket as a directory.
@@ -93,55 +97,100 @@ directories have special ones: for buckets that s3fs or others have written.
 """
 
 EXPIRES_MAX_SECONDS = 7 * 86400.0
+HEALTH_MAX_SECONDS = 60.0
+
+Given = Mapping[str, Any]
+"""Each word that was given, under the name of its option; of what may be given several times a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb that has one path, and options of its own: by flag, whether it has a value."""
+    """A verb that has one path, and options of its own: by flag, whether it has a value. `actions`: the words of which
+    one stands before the path, under `action`; `more`: what the paths behind it are called."""
 
     help: str
     path: str
-    run: Callable[[Mapping[str, str]], int]
+    run: Callable[[Given], int]
     options: Mapping[str, bool] = field(default_factory=dict)
-    more: tuple[str, ...] = ()
-    """What may follow the path."""
+    actions: Sequence[str] = ()
+    more: tuple[str, str] = ("", "")
+    """What may follow the path, and how often by argparse's word for it."""
 
 
-def _umount(given: Mapping[str, str]) -> int:
+def _umount(given: Given) -> int:
     mountpoint = settings.mountpoint(given["mountpoint"])
     with _libraries():
         from s3mount import daemon
     return daemon.umount(mountpoint)
 
 
-def _status(given: Mapping[str, str]) -> int:
+def _status(given: Given) -> int:
     return commands.status(given["mountpoint"], as_json="json" in given)
 
 
-def _stat(given: Mapping[str, str]) -> int:
+def _stat(given: Given) -> int:
     return commands.stat(given["path"], as_json="json" in given)
 
 
-def _log_level(given: Mapping[str, str]) -> int:
+def _log_level(given: Given) -> int:
     level = given.get("level")
     if level is not None and level not in words.LOG_LEVELS:
         raise UsageError(f"LEVEL {level!r}: one of {', '.join(words.LOG_LEVELS)}")
     return commands.log_level(given["mountpoint"], level)
 
 
-def _url(given: Mapping[str, str]) -> int:
+def _url(given: Given) -> int:
     word = given.get("expires", "15m")
-    try:
-        seconds = words.read_time(word)
-    except ValueError as cause:
-        raise UsageError(f"--expires {word!r}: {cause}") from None
+    seconds = _seconds("expires", word)
     if not 1 <= seconds <= EXPIRES_MAX_SECONDS:
         raise UsageError(f"--expires {word!r}: from 1s to 7d, which is all S3 takes")
     return commands.url(given["path"], expires_seconds=seconds)
 
 
-def _refresh(given: Mapping[str, str]) -> int:
+def _refresh(given: Given) -> int:
     return commands.refresh(given["path"], attributes="attributes" in given)
+
+
+def _sync(given: Given) -> int:
+    word = given.get("timeout")
+    seconds = None if word is None else _seconds("timeout", word)
+    return keeping_commands.sync(given["mountpoint"], timeout=word or "", timeout_seconds=seconds)
+
+
+def _failed(given: Given) -> int:
+    action, mountpoint, chosen, as_json = given["action"], given["mountpoint"], given["paths"], "json" in given
+    if ("to" in given) != (action == "export"):
+        raise UsageError("failed export needs --to DIR, and nothing else takes it; see s3mount failed --help")
+    if "all" in given and (action != "drop" or chosen):
+        raise UsageError("--all is for failed drop, instead of a PATH; see s3mount failed --help")
+    if action == "drop":
+        if not chosen and "all" not in given:
+            raise UsageError("failed drop gives bytes up for good: name a PATH, or --all")
+        return keeping_commands.failed_drop(mountpoint, chosen, as_json=as_json, everything="all" in given)
+    if action == "export":
+        return keeping_commands.failed_export(mountpoint, chosen, to=given["to"])
+    if action == "retry":
+        return keeping_commands.failed_retry(mountpoint, chosen, as_json=as_json)
+    return keeping_commands.failed_list(mountpoint, chosen, as_json=as_json)
+
+
+def _abort(given: Given) -> int:
+    return rescue_commands.abort(given["mountpoint"], force="force" in given)
+
+
+def _healthcheck(given: Given) -> int:
+    word = given.get("timeout", "5s")
+    seconds = _seconds("timeout", word)
+    if not 0 < seconds <= HEALTH_MAX_SECONDS:
+        raise UsageError(f"--timeout {word!r}: more than 0 and up to 60s")
+    return rescue_commands.healthcheck(given["mountpoint"], timeout_seconds=seconds, ready="ready" in given)
+
+
+def _seconds(option: str, word: str) -> float:
+    try:
+        return words.read_time(word)
+    except ValueError as cause:
+        raise UsageError(f"--{option} {word!r}: {cause}") from None
 
 
 VERBS = {
@@ -149,8 +198,19 @@ VERBS = {
     "status": Verb(STATUS_HELP, "mountpoint", _status, {"json": False}),
     "stat": Verb(STAT_HELP, "path", _stat, {"json": False}),
     "url": Verb(URL_HELP, "path", _url, {"expires": True}),
-    "log-level": Verb(LOG_LEVEL_HELP, "mountpoint", _log_level, more=("level",)),
+    "log-level": Verb(LOG_LEVEL_HELP, "mountpoint", _log_level, more=("level", "?")),
     "refresh": Verb(REFRESH_HELP, "path", _refresh, {"attributes": False}),
+    "sync": Verb(helps.SYNC_HELP, "mountpoint", _sync, {"timeout": True}),
+    "failed": Verb(
+        helps.FAILED_HELP,
+        "mountpoint",
+        _failed,
+        {"json": False, "all": False, "to": True},
+        actions=("list", "retry", "export", "drop"),
+        more=("paths", "*"),
+    ),
+    "abort": Verb(helps.ABORT_HELP, "mountpoint", _abort, {"force": False}),
+    "healthcheck": Verb(helps.HEALTHCHECK_HELP, "mountpoint", _healthcheck, {"timeout": True, "ready": False}),
 }
 """All verbs but `mount`, whose options are a table of their own."""
 
@@ -187,8 +247,8 @@ def _lines(rows: Sequence[settings.Row]) -> str:
     return "".join(f" {row.usage:<{USAGE_WIDTH}} {row.help}\n" for row in rows)
 
 
-def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The verb, and each word given to it under the name of its option. Raises UsageError; SystemExit for help."""
+def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The verb, and what was given to it. Raises UsageError; SystemExit for help."""
     if argv and argv[0] == "mount":
         mount = _Parser(prog="s3mount mount", description=mount_help(), allow_abbrev=False)
         for option in settings.options():
@@ -205,15 +265,18 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, str]]:
     if argv and argv[0] in VERBS:
         verb = VERBS[argv[0]]
         parser = _Parser(prog=f"s3mount {argv[0]}", description=verb.help, allow_abbrev=False)
+        if verb.actions:
+            parser.add_argument("action", choices=verb.actions)
         parser.add_argument(verb.path)
-        for name in verb.more:
-            parser.add_argument(name, nargs="?")
+        if verb.more[0]:
+            parser.add_argument(verb.more[0], nargs=verb.more[1])
         for name, has_value in verb.options.items():
             if has_value:
                 parser.add_argument(f"--{name}")
             else:
                 parser.add_argument(f"--{name}", action="store_const", const="true")
-        return argv[0], {name: word for name, word in vars(parser.parse_args(argv[1:])).items() if word is not None}
+        parsed = vars(parser.parse_intermixed_args(argv[1:]))
+        return argv[0], {name: word for name, word in parsed.items() if word is not None}
     top = _Parser(prog="s3mount", description=ABOUT, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"s3mount {s3mount.__version__}")
     top.add_argument("verb", metavar="VERB", choices=("mount", *VERBS))
@@ -260,7 +323,7 @@ def _mount_as_mount8(request: fstab.Request) -> int:
     return 0
 
 
-def _run(verb: str, given: Mapping[str, str]) -> int:
+def _run(verb: str, given: Given) -> int:
     if verb in VERBS:
         return VERBS[verb].run(given)
     return _mount(settings.load(given, os.environ))

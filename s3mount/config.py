@@ -195,8 +195,6 @@ class Config:
     """So long an answer waits for the loop; then it is made of what the loop said last."""
     healthy_seconds: float = 10.0
     """A loop that was not heard of for so long is stuck."""
-    ready_seconds: float = 30.0
-    """A store that failed to answer its last request makes the mount unready for so long, or until it answers."""
 
     def __post_init__(self) -> None:
         if not self.bucket:

@@ -20,9 +20,11 @@ import pyfuse3
 import trio
 
 import s3mount
-from s3mount import allowance, garbage, instance, kernel, notify, preflight, turns
+from s3mount import allowance, draining, garbage, instance, kernel, notify, preflight, turns
 from s3mount.background import in_background
 from s3mount.config import Config
+from s3mount.control.keeping import Keeping
+from s3mount.control.rescue import Rescue
 from s3mount.control.server import attend
 from s3mount.control.verbs import Figures, Verbs
 from s3mount.data.conflict import sweep
@@ -32,7 +34,6 @@ from s3mount.data.leftovers import Leftovers
 from s3mount.data.piecefiles import PieceFiles
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
-from s3mount.draining import drain_kernel
 from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
 from s3mount.heartbeat import Heartbeat
@@ -41,6 +42,7 @@ from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.replies import forget_parsed
 from s3mount.store.s3 import S3Store
+from s3mount.underway import UnderWay
 from s3mount.vfs import attributedb
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.filesystem import FileSystem
@@ -48,10 +50,6 @@ from s3mount.vfs.filesystem import FileSystem
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-QUIET_SECONDS = 0.5
-"""No WRITE for so long after the kernel was asked for its dirty pages: it has handed them over."""
-QUIET_MAX_SECONDS = 5.0
-"""A program that never stops writing is not waited for longer: what it wrote before has come."""
 GRACE_SECONDS = 0.5
 """For answers that are on their way when the main loop is ended."""
 LAST_SYNC_SECONDS = 2.0
@@ -200,10 +198,10 @@ class Daemon:
         # to `--foreground`: it must not cost what was written.
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             begun = trio.Event()
-            self._mount(filesystem, begun)
+            under_way = self._mount(filesystem, begun)
             async with trio.open_nursery() as session:
                 session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
-                await session.start(self._attend, filesystem, store, storage, findings)
+                await session.start(self._attend, filesystem, store, storage, findings, under_way)
                 session.start_soon(garbage.collect, forget_parsed)
                 session.start_soon(self._announce, begun)
                 nursery.start_soon(self._reports.run, lambda: str(filesystem.condition))
@@ -228,8 +226,9 @@ class Daemon:
                 await storage.orphans.drop_all()
         pyfuse3.close(unmount=False)
 
-    def _mount(self, filesystem: FileSystem, begun: trio.Event) -> None:
-        """Take the mountpoint. Raises StartError. `begun` is set when the kernel asks for the first time."""
+    def _mount(self, filesystem: FileSystem, begun: trio.Event) -> UnderWay:
+        """Take the mountpoint; where its requests are seen. Raises StartError. `begun` is set when the kernel asks for
+        the first time."""
         config = self._config
         options = mount_options(
             source=config.source,
@@ -250,6 +249,7 @@ class Daemon:
         kernel.become_io_flusher()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
+        return operations.under_way
 
     def _disk_tier(self, nursery: trio.Nursery) -> DiskTier | None:
         """Blocks that mounts of this host have read; None where none are kept."""
@@ -299,6 +299,7 @@ class Daemon:
         store: S3Store,
         storage: Storage,
         findings: Findings,
+        under_way: UnderWay,
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -320,8 +321,25 @@ class Daemon:
         }
         verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
         self._inside.tell(verbs.figures)
-        table = {**verbs.table(), "log-level": self._inside.log.level.verb}
+        keeping = Keeping(filesystem, drain=lambda paths: self._hand_over(filesystem, paths))
+        rescue = Rescue(
+            store.aborting,
+            under_way,
+            is_stopping=lambda: filesystem.stopping,
+            outage=lambda: store.outage.figure,
+        )
+        table = {
+            **verbs.table(),
+            **keeping.table(),
+            **rescue.table(),
+            "log-level": self._inside.log.level.verb,
+        }
         await attend(table, config, task_status=task_status)
+
+    async def _hand_over(self, filesystem: FileSystem, paths: list[str]) -> None:
+        """Have the kernel send what it holds of these paths."""
+        if not await draining.drain(filesystem, self._config.mountpoint, paths):
+            await draining.quiet(filesystem)
 
     async def _recover(self, filesystem: FileSystem, nursery: trio.Nursery) -> None:
         """Finish renames that were cut short before programs look; a large one goes on behind them."""
@@ -357,11 +375,8 @@ class Daemon:
         if paths:
             # Half of the time is kept for the uploads.
             with trio.move_on_after(config.stop_timeout_seconds / 2):
-                await drain_kernel(config.mountpoint, paths)
-                with trio.move_on_after(QUIET_MAX_SECONDS):
-                    # Not a poll: it sleeps until a computed time, which each WRITE moves on.
-                    while (wait := filesystem.last_write_seconds() + QUIET_SECONDS - trio.current_time()) > 0:  # noqa: ASYNC110
-                        await trio.sleep(wait)
+                await self._drain_kernel(filesystem, paths)
+                await draining.quiet(filesystem)
         with trio.move_on_at(deadline):
             self._lost.update(await filesystem.sync_all())
         filesystem.refuse_writes()
@@ -386,3 +401,9 @@ class Daemon:
         with trio.move_on_at(deadline):
             self._lost.update(await filesystem.sync_all())
         self._lost.update(filesystem.paths_not_stored())
+
+    async def _drain_kernel(self, filesystem: FileSystem, paths: list[str]) -> None:
+        try:
+            await draining.drain(filesystem, self._config.mountpoint, paths)
+        except S3MountError as error:
+            log.warning("what the kernel holds was not asked for reason=%s", error)

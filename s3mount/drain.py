@@ -1,14 +1,18 @@
 """Makes the kernel hand over what it still holds of a mount: `python -m s3mount.drain MOUNTPOINT`, paths on standard
 input.
 
-Runs in a process of its own, which the daemon starts afresh at SIGTERM, because a daemon that touched its own mount
-would wait for itself. syncfs(2) starts the writing back of dirty pages without waiting for it; each path (relative to
-the mountpoint, separated by NUL) is then opened and fsync'd, which does wait. Exit status 1 when one of them failed.
+Runs in a process of its own, which the daemon starts afresh at SIGTERM and for `s3mount sync`, because a daemon that
+touched its own mount would wait for itself. syncfs(2) starts the writing back of dirty pages without waiting for it;
+each path (relative to the mountpoint, separated by NUL) is then opened and fsync'd, which does wait; the daemon knows
+us, and stores nothing on that fsync. Exit status SOME_FAILED when one of them failed.
 """
 
 import ctypes
 import os
 import sys
+
+SOME_FAILED = 3
+"""No status with which Python ends by itself."""
 
 
 def drain(mountpoint: bytes, paths: list[bytes]) -> int:
@@ -38,7 +42,7 @@ def drain(mountpoint: bytes, paths: list[bytes]) -> int:
 
 def main() -> int:
     paths = [path for path in sys.stdin.buffer.read().split(b"\0") if path]
-    return 1 if drain(os.fsencode(sys.argv[1]), paths) else 0
+    return SOME_FAILED if drain(os.fsencode(sys.argv[1]), paths) else 0
 
 
 if __name__ == "__main__":

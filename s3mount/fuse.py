@@ -20,6 +20,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from s3mount.calls import Calls
 from s3mount.errors import NotPermitted, S3MountError
 from s3mount.store.base import Buffer
+from s3mount.underway import UnderWay
 from s3mount.vfs.attributes import Attributes, Caller, Changes, absent
 from s3mount.vfs.filesystem import FileSystem
 
@@ -53,6 +54,7 @@ def answered(handler: Handler[Ops, P, T]) -> Handler[Ops, P, T]:
 
     @wraps(handler)
     async def wrapper(self: Ops, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        number = self.under_way.begin(name)
         began = perf_counter()
         try:
             answer = await handler(self, *args, **kwargs)
@@ -68,10 +70,13 @@ def answered(handler: Handler[Ops, P, T]) -> Handler[Ops, P, T]:
             self.calls.failed(name, began, errno.EIO)
             log.exception("request met a bug operation=%s", name)
             raise FUSEError(errno.EIO) from error
-        kind = self.calls.kinds[name]
-        kind.count += 1
-        kind.seconds += perf_counter() - began
-        return answer
+        else:
+            kind = self.calls.kinds[name]
+            kind.count += 1
+            kind.seconds += perf_counter() - began
+            return answer
+        finally:
+            self.under_way.end(number)
 
     return wrapper
 
@@ -140,8 +145,9 @@ class Operations(pyfuse3.Operations):
         self, filesystem: FileSystem, begun: Callable[[], None] = lambda: None, calls: Calls | None = None
     ) -> None:
         super().__init__()
-        self._fs = filesystem  # no state of its own, but for what is counted
+        self._fs = filesystem
         self._begun = begun
+        self.under_way = UnderWay()  # all the state there is, but for what is counted
         self.calls = Calls() if calls is None else calls
 
     def init(self) -> None:

@@ -204,6 +204,10 @@ class MemoryStore:
         """Raise `error` from the next `times` calls of `operation` (on `key`), past `skip`; after: effect done."""
         self._faults.append(_Fault(operation, error, when, key, times, skip))
 
+    def heal(self) -> None:
+        """Nothing fails any more."""
+        self._faults.clear()
+
     def reset_counts(self) -> None:
         self.counts.clear()
         self.calls.clear()

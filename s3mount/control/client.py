@@ -20,7 +20,8 @@ PATIENCE_SECONDS = 5.0
 AGAIN_SECONDS = 0.05
 RECEIVE_BYTES = 64 * 1024
 
-OnProgress = Callable[[int, int | None], None]
+OnProgress = Callable[[int, int | None, Mapping[str, int]], None]
+"""Done, of how much (None: nobody knows), and further figures by name."""
 
 
 class Refusal(ControlError):
@@ -31,35 +32,46 @@ class Refusal(ControlError):
         self.number = number
 
 
-def ask(mount: Mount, request: Mapping[str, object], *, on_progress: OnProgress, uid: int) -> dict[str, object]:
+class Silent(ControlError):
+    """The daemon is there, and does not answer."""
+
+
+def ask(
+    mount: Mount,
+    request: Mapping[str, object],
+    *,
+    on_progress: OnProgress,
+    uid: int,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> dict[str, object]:
     """What the daemon answers user `uid`. Raises Refusal, ControlError in one line."""
-    with _connected(mount, uid) as connection:
+    with _connected(mount, uid, patience_seconds) as connection:
         try:
             with suppress(BrokenPipeError):  # it has refused already, and said why
                 connection.sendall(line_of(request))
             return _answer(mount, connection, on_progress)
         except TimeoutError:
-            raise ControlError(
-                f"the daemon of {mount.mountpoint} does not answer within {PATIENCE_SECONDS:g} s: its log may say why"
+            raise Silent(
+                f"the daemon of {mount.mountpoint} does not answer within {patience_seconds:g} s: its log may say why"
             ) from None
         except OSError as error:
             raise ControlError(f"the daemon of {mount.mountpoint} hung up: {error.strerror}") from None
 
 
-def _connected(mount: Mount, uid: int) -> socket.socket:
+def _connected(mount: Mount, uid: int, patience_seconds: float) -> socket.socket:
     owner = uid if mount.owner is None else mount.owner
     places = sockets.directories(owner)
     refused = denied = False
     for directory in places:
         try:
             with sockets.opened(directory, owner) as path:
-                connection = _connect(str(path / sockets.name_of(mount.device)))
+                connection = _connect(str(path / sockets.name_of(mount.device)), patience_seconds)
         except ConnectionRefusedError:
             refused = True
         except PermissionError:
             denied = True
         except TimeoutError:
-            raise ControlError(f"the daemon of {mount.mountpoint} takes no connection: its log may say why") from None
+            raise Silent(f"the daemon of {mount.mountpoint} takes no connection: its log may say why") from None
         except OSError:
             continue
         else:
@@ -74,11 +86,11 @@ def _connected(mount: Mount, uid: int) -> socket.socket:
     raise ControlError(f"the daemon of {mount.mountpoint} has no control socket in {looked}: its log may say why")
 
 
-def _connect(address: str) -> socket.socket:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def _connect(address: str, patience_seconds: float) -> socket.socket:
+    deadline = time.monotonic() + patience_seconds
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.settimeout(PATIENCE_SECONDS)
+        connection.settimeout(patience_seconds)
         try:
             connection.connect(address)
             return connection
@@ -118,4 +130,5 @@ def _answer(mount: Mount, connection: socket.socket, on_progress: OnProgress) ->
             return answer if isinstance(answer, dict) else {}
         done, total = reply.get("progress"), reply.get("total")
         if isinstance(done, int):
-            on_progress(done, total if isinstance(total, int) else None)
+            more = reply.get("more")
+            on_progress(done, total if isinstance(total, int) else None, more if isinstance(more, dict) else {})

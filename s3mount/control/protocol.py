@@ -1,8 +1,8 @@
 """The lines of the control socket: one JSON object each; values to lines and back. Pure.
 
-A client says `{"verb": ..., ...}`, once. The daemon answers `{"progress": n, "total": m or null}` any number of times
-and at the end `{"ok": ...}` or `{"error": ..., "errno": ...}`. Names that are not UTF-8 travel as Python's surrogate
-escapes. Nothing that comes in can raise anything but Invalid.
+A client says `{"verb": ..., ...}`, once. The daemon answers `{"progress": n, "total": m or null}`, with further figures
+under `more` where there are some, any number of times, and at the end `{"ok": ...}` or `{"error": ..., "errno": ...}`.
+Names that are not UTF-8 travel as Python's surrogate escapes. Nothing that comes in can raise anything but Invalid.
 """
 
 import json
@@ -55,6 +55,24 @@ def whole(request: Request, name: str, *, least: int, most: int) -> int:
     return value
 
 
+def number(request: Request, name: str, *, least: float, most: float) -> float | None:
+    """A number within limits; None when there is none. Raises Invalid."""
+    value = request.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+        raise Invalid(f"{name}: a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def paths_of(request: Request) -> list[str]:
+    """The paths under `paths`, as the mount names them. Raises Invalid."""
+    value = request.get("paths")
+    if not isinstance(value, list) or not all(isinstance(path, str) for path in value):
+        raise Invalid("paths: a list of strings")
+    return value
+
+
 def _text(request: Request, name: str) -> str:
     value = request.get(name)
     if not isinstance(value, str):
@@ -62,8 +80,8 @@ def _text(request: Request, name: str) -> str:
     return value
 
 
-def progress_line(done: int, total: int | None) -> bytes:
-    return line_of({"progress": done, "total": total})
+def progress_line(done: int, total: int | None, more: Mapping[str, int]) -> bytes:
+    return line_of({"progress": done, "total": total, **({"more": more} if more else {})})
 
 
 def ok_line(answer: object) -> bytes:

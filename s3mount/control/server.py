@@ -9,6 +9,7 @@ the one that has waited longest without asking anything goes. While a verb works
 import errno
 import logging
 import os
+import select
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,17 +29,28 @@ LOOK_SECONDS = 30.0
 """How often the socket is looked for."""
 
 
-class Progress:
-    """How far a verb has come; `total` None: nobody knows of how much."""
+Reach = tuple[int, int | None, Mapping[str, int]]
+"""How far something has come, of how much (None: nobody knows), and more figures by name."""
 
-    __slots__ = ("done", "total")
+
+class Progress:
+    """How far a verb has come: what it has said last, or what it is asked for each time."""
+
+    __slots__ = ("_look",)
 
     def __init__(self) -> None:
-        self.done = 0
-        self.total: int | None = None
+        self._look: Callable[[], Reach] = lambda: (0, None, {})
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        self.done, self.total = done, total
+        self._look = lambda: (done, total, {})
+
+    def follow(self, look: Callable[[], Reach]) -> None:
+        """From now on `look` is asked."""
+        self._look = look
+
+    @property
+    def reach(self) -> Reach:
+        return self._look()
 
 
 Verb = Callable[[Request, Progress], Awaitable[object]]
@@ -148,7 +160,7 @@ class Server:
                 await self._send(stream, protocol.error_line(str(error), error.errno))
             finally:
                 self._unasked.pop(scope, None)
-        if request is not None:
+        if request is not None and not _has_left(stream):
             self._working += 1
             try:
                 await self._answer(stream, request)
@@ -182,9 +194,7 @@ class Server:
             while not done.is_set():
                 with trio.move_on_after(self._config.control_beat_seconds):
                     await done.wait()
-                if not done.is_set() and not await self._send(
-                    stream, protocol.progress_line(progress.done, progress.total)
-                ):
+                if not done.is_set() and not await self._send(stream, protocol.progress_line(*progress.reach)):
                     nursery.cancel_scope.cancel()
                     return
         await self._send(stream, answer)
@@ -211,6 +221,13 @@ class Server:
             except trio.BrokenResourceError:
                 return False
         return False
+
+
+def _has_left(stream: trio.SocketStream) -> bool:
+    """Whether the client is gone before we came to its request: after a pause of ours nobody wants it any more."""
+    watch = select.poll()
+    watch.register(stream.socket.fileno(), 0)
+    return any(events & select.POLLHUP for _, events in watch.poll(0))
 
 
 def permitted(uid: int, own: int) -> bool:

@@ -21,7 +21,7 @@ SHOWN_FILES = frozenset(
 SHOWN_STORAGE = frozenset({"cache_in_memory", "memory", "staging", "parts_sent_ahead"})
 SHOWN_STORE = frozenset(
     {"endpoint", "region", "signed", "clock_skew_seconds", "requests", "answers", "seconds", "sent_bytes"}
-    | {"received_bytes", "last_answer_seconds", "last_failure_seconds"}
+    | {"received_bytes", "last_answer_seconds", "last_failure_seconds", "outage"}
 )
 OWN_PARTS = frozenset({"uptime_seconds", "mount", "life", "troubles", "files", "store", "storage", "operations"})
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from s3mount.control.texts import Fields, duration, instant, part
+from s3mount.control.texts import Fields, duration, escaped, instant, part
 
 TROUBLES_SHOWN = 10
-FAILURE_SECONDS = 60.0
 SECOND_NS = 1_000_000_000
 
 
@@ -26,13 +25,10 @@ def _life(life: Fields) -> Iterator[str]:
 
 
 def _store(store: Fields) -> Iterator[str]:
-    failed, answered = store.get("last_failure_seconds"), store.get("last_answer_seconds")
-    if not isinstance(failed, (int, float)) or failed > FAILURE_SECONDS:
-        return
-    if not isinstance(answered, (int, float)):
-        yield f"the store failed {duration(failed)} ago and has not answered yet: look at the network and the store"
-    elif failed < answered:
-        yield f"the store failed {duration(failed)} ago, its last answer is {duration(answered)} old: look at it"
+    outage = part(store, "outage")
+    if outage:
+        since = duration(outage.get("since_seconds"))
+        yield f"the store has not been reached for {since}: {escaped(str(outage.get('reason')))}"
 
 
 def _unstored(files: Fields) -> Iterator[str]:

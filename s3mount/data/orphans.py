@@ -25,6 +25,7 @@ from s3mount.data.layers import Layers
 from s3mount.data.staging import Staging
 from s3mount.data.version import Version
 from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.store.acknowledged import acknowledge
 from s3mount.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Orphans:
         await self._delete(key)
 
     async def _delete(self, key: str) -> None:
+        acknowledge()
         try:
             async with self._deletes:
                 if key not in self._entries:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from s3mount.errors import NoSuchUpload, NotImplementedByStore, S3MountError, Unavailable, again
+from s3mount.store.acknowledged import acknowledge
 from s3mount.store.base import Body, Condition, Headers, ObjectStore, Part, Stored, Upload
 from s3mount.store.replies import multipart_etag
 
@@ -125,6 +126,7 @@ class Multipart:
             await self._abort(self._upload)
 
     async def _abort(self, upload: Upload) -> None:
+        acknowledge()
         try:
             await self._store.abort_upload(upload)
         except S3MountError as error:

@@ -89,13 +89,7 @@ class Answers:
         if asked.path == "/healthz":
             reasons = unhealthy(life, age, healthy_seconds=config.healthy_seconds)
         else:
-            reasons = unready(
-                life,
-                age,
-                self._snapshots.latest.figures,
-                healthy_seconds=config.healthy_seconds,
-                ready_seconds=config.ready_seconds,
-            )
+            reasons = unready(life, age, self._snapshots.latest.figures, healthy_seconds=config.healthy_seconds)
         return _reply(asked, 503 if reasons else 200, "".join(f"{reason}\n" for reason in reasons) or "ok\n")
 
 

@@ -1,7 +1,7 @@
 """When a mount is healthy, and when it is ready to be used: reasons in words, [] when it is. Pure.
 
 Healthy: its loop runs; what restarts an unhealthy mount shall not do so because a store is down. Ready: mounted, not
-stopping, and the store answers.
+stopping, and no outage of the store is known.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,13 @@ def unready(
     figures: Mapping[str, object],
     *,
     healthy_seconds: float,
-    ready_seconds: float,
 ) -> list[str]:
     """Why nothing should be sent to the mount now."""
     reasons = unhealthy(life, heartbeat_age_seconds, healthy_seconds=healthy_seconds)
     if life != "serving":
         reasons.append(f"the mount is {life}")
     store = figures.get("store")
-    if isinstance(store, Mapping):
-        answered, failed = store.get("last_answer_seconds"), store.get("last_failure_seconds")
-        if isinstance(failed, float) and failed < ready_seconds and (answered is None or failed < answered):
-            reasons.append(f"the store failed to answer its last request, {failed:.0f} s ago")
+    outage = store.get("outage") if isinstance(store, Mapping) else None
+    if isinstance(outage, Mapping):
+        reasons.append(f"the store has not been reached for {outage.get('since_seconds')} s: {outage.get('reason')}")
     return reasons

@@ -22,6 +22,7 @@ import trio
 
 from s3mount import errors
 from s3mount.config import Config
+from s3mount.store.aborting import Aborting
 from s3mount.store.base import Body
 from s3mount.store.endpoint import Access
 from s3mount.store.order import Course, Order
@@ -80,6 +81,7 @@ class Dispatcher:
         self._draw = draw
         self._counts = counts
         self.outage = Outage(clock_ns)
+        self.aborting = Aborting()
         self.tally = Tally()
         self._date = ""
         self._date_ns = 0
@@ -119,16 +121,13 @@ class Dispatcher:
                 if not course.waiting:
                     course.waiting = True
                     self.outage.waiting += 1
-                wait = await self._judged(order, course, outcome)
-                if wait is not None:
-                    await trio.sleep(wait)
-                    order.repeated = True
+                await self._judged(order, course, outcome)
         finally:
             self.outage.waiting -= course.waiting
 
-    async def _judged(self, order: Order, course: Course, outcome: Reply | WireError | errors.BadReply) -> float | None:
-        """How long to wait before the next attempt; None: at once, for the last one was sent wrongly and is sent
-        otherwise. Raises StoreError when there is no next one."""
+    async def _judged(self, order: Order, course: Course, outcome: Reply | WireError | errors.BadReply) -> None:
+        """Wait until the next attempt; not if the last one was sent wrongly and is sent otherwise. Raises StoreError
+        when there is no next one."""
         retry_after, silent = None, False
         if isinstance(outcome, WireError):
             failure: errors.StoreError = _failure_of(order, outcome)
@@ -142,7 +141,7 @@ class Dispatcher:
             if outcome.status in SLOW_STATUSES or failure.code == "SlowDown":
                 order.limiter.slower(trio.current_time())
             if await self._sent_otherwise(order, course, outcome, failure):
-                return None
+                return
             passing = outcome.status in RETRIED_STATUSES or failure.code in THROTTLED_CODES
             again = passing or failure.code in RETRIED_CODES
             refused = failure.code == "ConditionalRequestConflict" or (
@@ -157,12 +156,13 @@ class Dispatcher:
         tries.failed(since, silent=silent, progressed=progressed)
         wait = self._backoff.wait_seconds(tries.failures, self._draw, retry_after)
         hopeless = order.urgent and self.outage.lasts(self._patience_seconds)
-        if not again or tries.over(trio.current_time() + wait, passing=passing, hopeless=hopeless):
+        over = not again or tries.over(trio.current_time() + wait, passing=passing, hopeless=hopeless)
+        if over or not await self.aborting.pause(wait):
             if again and order.in_doubt and not isinstance(failure, errors.LostReply):
                 # The last failure says nothing of the attempts before it.
                 raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure
             raise failure
-        return wait
+        order.repeated = True
 
     async def _sent_otherwise(self, order: Order, course: Course, outcome: Reply, failure: errors.StoreError) -> bool:
         """Whether a refusal was about how the request was sent, and that was changed: region, credentials, payload."""
@@ -248,6 +248,8 @@ class Dispatcher:
                 deadline_seconds=max(0.001, tries.deadline - trio.current_time()),
                 stall_seconds=order.stall_seconds,
             )
+            if self.aborting.refused:
+                return WireClosed("given up by `s3mount abort`", sent=False)
             self._counts[order.name] += 1
             began, before = self.tally.clock(), 0 if order.received_bytes is None else order.received_bytes()
             try:

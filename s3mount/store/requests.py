@@ -87,7 +87,7 @@ class Requests:
             idle_connections_max=self.config.idle_connections_max,
             idle_connection_seconds=self.config.idle_connection_seconds,
         )
-        self._metadata_wire, self._bulk_wire = Wire(options), Wire(options)
+        self._metadata_wire, self._bulk_wire = self.dispatcher.aborting.wires = Wire(options), Wire(options)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._metadata_wire.run)
             await nursery.start(self._bulk_wire.run)

@@ -22,6 +22,7 @@ from s3mount import errors
 from s3mount.config import S3_COPY_MAX_BYTES, Config
 from s3mount.store import multipart, renaming
 from s3mount.store.abilities import Abilities
+from s3mount.store.aborting import Aborting
 from s3mount.store.base import (
     ALWAYS,
     Body,
@@ -39,6 +40,7 @@ from s3mount.store.base import (
 from s3mount.store.deletion import Deletions
 from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
 from s3mount.store.download import Download, Listing
+from s3mount.store.outage import Outage
 from s3mount.store.presign import Presigned, presigned
 from s3mount.store.replies import info_of
 from s3mount.store.requests import Requests, condition_lines, etag_in, lines_of, new_token, refused
@@ -82,6 +84,16 @@ class S3Store:
     def now_ns(self) -> int:
         """The time by the server's clock, as well as it is known."""
         return self._requests.dispatcher.now_ns()
+
+    @property
+    def aborting(self) -> Aborting:
+        """The requests under way, for who has to end them."""
+        return self._requests.dispatcher.aborting
+
+    @property
+    def outage(self) -> Outage:
+        """Whether the store is of any use at present."""
+        return self._requests.dispatcher.outage
 
     @property
     def figures(self) -> dict[str, object]:

@@ -16,6 +16,7 @@ of its callbacks (that is forbidden): callbacks note, the caller settles afterwa
 """
 
 import select
+from collections.abc import Callable
 from math import inf
 from time import perf_counter
 from typing import Final, Literal
@@ -164,6 +165,14 @@ class Wire:
             self._idle.append(transfer)
         else:
             transfer.close()
+
+    def end_transfers(self, chosen: Callable[[trio.lowlevel.Task], bool]) -> None:
+        """End the requests of the chosen tasks: they raise WireClosed."""
+        for transfer in list(self._active.values()):
+            if transfer.task is not None and chosen(transfer.task):
+                transfer.fail(WireClosed("given up by `s3mount abort`", sent=transfer.sends > 0))
+                self._finish(transfer, 0, "")
+        self._wind()
 
     async def _serve_sockets(self) -> None:
         poll, events = self._epoll.poll, self._epoll.fileno()

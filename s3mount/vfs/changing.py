@@ -20,7 +20,8 @@ import trio
 from s3mount.data.describe import describe
 from s3mount.data.file import File
 from s3mount.data.version import Changed, Version
-from s3mount.errors import S3MountError, Stale, again
+from s3mount.errors import Busy, S3MountError, Stale, again
+from s3mount.store.acknowledged import acknowledge
 from s3mount.store.base import Headers, Listed
 from s3mount.vfs.attributes import SECOND_NS, Attributes, Changes
 from s3mount.vfs.carrying import (
@@ -112,6 +113,26 @@ class Changing:
             self._undo(inode, error)
             raise
 
+    async def store_now(self, inode: Inode) -> None:
+        """What is held of the inode is stored on return, for somebody who is not its program: what keeps it out is
+        raised, and is told to the program, too."""
+        state = inode.own
+        while (storing := self._storing.get(inode)) is not None:
+            await storing.wait()
+        try:
+            await self._store_held(inode)
+        except S3MountError as error:
+            self._undo(inode, error)
+            state.change_error = error
+        if state.change_error is not None:
+            raise again(state.change_error)
+        if inode.ino in self._held:
+            raise Busy("its directory is being renamed, and the change goes along")
+
+    def held(self) -> set[Inode]:
+        """The files whose changes are held, or being stored."""
+        return {inode for inode in (*self._held.values(), *self._storing) if inode.linked}
+
     def paths(self) -> list[str]:
         """Of files whose changes are held."""
         return [inode.path for inode in (*self._held.values(), *self._storing) if inode.linked]
@@ -197,6 +218,7 @@ class Changing:
         self._tree.background(self._store_later, inode)
 
     async def _store_later(self, inode: Inode) -> None:
+        acknowledge()
         try:
             await trio.sleep(HOLD_SECONDS)
             while (ahead := self._storing.get(inode, inode.own.lent)) is not None:

@@ -22,6 +22,7 @@ import trio
 
 from s3mount.data.removals import Removals
 from s3mount.errors import FileSystemError, NotEmpty, NotFound, PreconditionFailed, S3MountError, again
+from s3mount.store.acknowledged import acknowledge
 from s3mount.store.base import ObjectStore
 from s3mount.vfs.attributes import Caller
 from s3mount.vfs.directory import Directory
@@ -201,6 +202,21 @@ class Deleting:
         """Wait until what is pending in the directory itself is so no more; what comes meanwhile is not waited for."""
         await self._land(pending.batch for pending in self._in(directory))
 
+    async def settle_all(self) -> list[Failure]:
+        """Wait until none that is pending now is so any more; those that failed."""
+        waited_for = [pending for pending in self._pending.values() if pending.name]
+        await self._land(pending.batch for pending in waited_for)
+        return [
+            Failure(_path(pending), str(pending.error))
+            for pending in waited_for
+            if pending.error is not None and not isinstance(pending.error, PreconditionFailed)
+        ]
+
+    @property
+    def pending_count(self) -> int:
+        """How many files are gone here and not yet in the bucket."""
+        return sum(bool(pending.name) for pending in self._pending.values())
+
     async def settle_below(self, prefix: str) -> None:
         """Wait until no key below is pending."""
         while batches := [pending.batch for key, pending in self._pending.items() if key.startswith(prefix)]:
@@ -272,6 +288,7 @@ class Deleting:
         return pending
 
     async def _send(self, batch: Batch, seconds: float) -> None:
+        acknowledge()
         with trio.move_on_after(seconds):
             await batch.hurry.wait()
         # A marker goes after everything below it: also when that is in a batch which still waits for its turn.
@@ -330,10 +347,14 @@ class Deleting:
         for pending in failed:
             assert pending.error is not None
             self._untold[pending.parent.contents.prefix] = pending.error
-            self._shown.append(Failure(f"{pending.parent.path}/{pending.name}".lstrip("/"), str(pending.error)))
+            self._shown.append(Failure(_path(pending), str(pending.error)))
         while len(self._untold) > FAILURES_MAX:
             self._untold.popitem(last=False)
         log.error(
             "files were not deleted, they are there again count=%d example=%s reason=%s",
             len(failed), escaped(failed[0].key), failed[0].error,
         )  # fmt: skip
+
+
+def _path(pending: Pending) -> str:
+    return f"{pending.parent.path}/{pending.name}".lstrip("/")

@@ -9,7 +9,8 @@ answered.
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 
 import trio
@@ -22,10 +23,12 @@ from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries, inspection
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.attributes import PRIVILEGED, Attributes, Caller, Changes, Fh, StatFs, absent, may
+from s3mount.vfs.backlog import Backlog
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.condition import Condition, condition
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
+from s3mount.vfs.failed import Failed
 from s3mount.vfs.figures import figures
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
@@ -68,6 +71,8 @@ class FileSystem:
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
         self._changing = Changing(self._tree, self._handles)
+        self._drainers: set[int] = set()
+        self.failed = Failed(self._handles.closing)
         self._readings = Readings(self._tree)
         self._exact = Exact(self._tree)
         self._xattrs = Xattrs(self._tree, self._changing, self._exact)
@@ -215,7 +220,9 @@ class FileSystem:
         self._changing.report(self._handles.get(fh).inode)
 
     async def fsync(self, fh: int) -> None:
-        inode = self._handles.get(fh).inode
+        inode, _, caller = self._handles.get(fh)
+        if caller.pid in self._drainers:
+            return  # the kernel has sent what it held before it asked
         await self._handles.fsync(fh)
         await self._changing.settle(inode)
 
@@ -250,6 +257,10 @@ class FileSystem:
         """From now on WRITE answers EIO."""
         self._tree.refuses_writes = True
 
+    @property
+    def stopping(self) -> bool:
+        return self._tree.refuses_writers
+
     def last_write_seconds(self) -> float:
         """When the last WRITE came, on trio's clock."""
         return self._tree.last_write_seconds
@@ -261,6 +272,20 @@ class FileSystem:
     def paths_not_stored(self) -> list[str]:
         """What would be lost now; relative to the mount's root."""
         return sorted({*self._handles.paths_not_stored(), *self._changing.paths()})
+
+    @contextmanager
+    def drained_by(self, pid: int) -> Iterator[None]:
+        """Inside the block an fsync by this process has the kernel hand over what it holds of a file, and stores
+        nothing: the files are stored side by side afterwards, and their programs are told by their own calls."""
+        self._drainers.add(pid)
+        try:
+            yield
+        finally:
+            self._drainers.discard(pid)
+
+    def backlog(self) -> Backlog:
+        """All that is to be stored and deleted now, for somebody to wait for."""
+        return Backlog(self._tree, self._handles, self._changing)
 
     async def sync_all(self) -> list[str]:
         """Store every dirty file, and changes of attributes that are held, and delete what is pending; the paths of the

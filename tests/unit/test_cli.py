@@ -188,3 +188,54 @@ def test_help_needs_no_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--endpoint-url" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["sync"], "mountpoint"),
+        (["sync", "--timeout", "soon", "/m"], "--timeout 'soon': a time"),
+        (["failed"], "action"),
+        (["failed", "forget", "/m"], "forget"),
+        (["failed", "list"], "mountpoint"),
+        (["failed", "drop", "/m"], "name a PATH, or --all"),
+        (["failed", "drop", "--all", "/m", "f"], "instead of a PATH"),
+        (["failed", "retry", "--all", "/m"], "--all is for failed drop"),
+        (["failed", "export", "/m"], "failed export needs --to DIR"),
+        (["failed", "list", "--to", "d", "/m"], "failed export needs --to DIR"),
+        (["healthcheck", "--timeout", "0", "/m"], "more than 0 and up to 60s"),
+        (["healthcheck", "--timeout", "2m", "/m"], "more than 0 and up to 60s"),
+        (["abort", "--now", "/m"], "--now"),
+    ],
+)
+def test_words_that_verbs_cannot_understand_are_status_2(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert named in said(capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sync"],
+        ["failed", "list"],
+        ["failed", "retry"],
+        ["failed", "drop", "--all"],
+        ["failed", "export", "--to", "out"],
+        ["abort", "--force"],
+        ["healthcheck", "--ready"],
+    ],
+)
+def test_verbs_of_what_is_no_mount_are_status_1_and_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*words, str(tmp_path)]) == 1
+    assert "is not below a mount of s3mount" in said(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_a_verb_may_stand_among_its_paths() -> None:
+    verb, given = cli.parse(["failed", "drop", "/m", "a", "--json", "b"])
+    assert (verb, given) == ("failed", {"action": "drop", "mountpoint": "/m", "paths": ["a", "b"], "json": "true"})

@@ -53,24 +53,19 @@ def test_a_mount_is_healthy_while_its_loop_is_heard_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("life", "age", "answered", "failed", "said"),
+    ("life", "age", "outage", "said"),
     [
-        ("serving", 1.0, 5.0, None, []),
-        ("serving", 1.0, None, None, []),
-        ("serving", 1.0, 2.0, 3.0, []),  # it has answered since
-        ("serving", 1.0, 90.0, 31.0, []),  # long ago, and nobody asked since
-        ("serving", 1.0, 9.0, 2.0, ["the store failed to answer its last request, 2 s ago"]),
-        ("serving", 1.0, None, 2.0, ["the store failed to answer its last request, 2 s ago"]),
-        ("starting", 1.0, 1.0, None, ["the mount is starting"]),
-        ("stopping", 1.0, 1.0, None, ["the mount is stopping"]),
-        ("serving", 12.0, 1.0, None, ["the event loop was not heard of for 12 s"]),
+        ("serving", 1.0, None, []),
+        ("serving", 1.0, {"since_seconds": 7.0, "reason": "503"}, ["the store has not been reached for 7.0 s: 503"]),
+        ("starting", 1.0, None, ["the mount is starting"]),
+        ("stopping", 1.0, None, ["the mount is stopping"]),
+        ("serving", 12.0, None, ["the event loop was not heard of for 12 s"]),
     ],
 )
 def test_a_mount_is_ready_when_it_serves_and_the_store_answers(
-    life: str, age: float, answered: float | None, failed: float | None, said: list[str]
+    life: str, age: float, outage: dict[str, object] | None, said: list[str]
 ) -> None:
-    figures = {"store": {"last_answer_seconds": answered, "last_failure_seconds": failed}}
-    assert unready(life, age, figures, healthy_seconds=10.0, ready_seconds=30.0) == said
+    assert unready(life, age, {"store": {"outage": outage}}, healthy_seconds=10.0) == said
 
 
 # figures as metrics
@@ -326,8 +321,8 @@ def test_a_loop_that_has_ended_is_not_asked() -> None:
 
 
 def test_readyz_tells_why_not() -> None:
-    with served({"store": {"last_answer_seconds": 9.0, "last_failure_seconds": 1.0}}) as (server, _):
-        assert server.ask("/readyz") == (503, "the store failed to answer its last request, 1 s ago\n")
+    with served({"store": {"outage": {"since_seconds": 9.0, "reason": "nobody is there"}}}) as (server, _):
+        assert server.ask("/readyz") == (503, "the store has not been reached for 9.0 s: nobody is there\n")
         assert server.ask("/healthz")[0] == 200, "a store that is down is no reason to restart"
 
 

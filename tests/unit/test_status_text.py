@@ -144,8 +144,7 @@ def test_what_is_wrong_comes_first_with_what_to_do() -> None:
 def test_each_thing_that_is_wrong_is_a_line() -> None:
     for part, figures, words in (
         ("life", {"is": "stopping"}, "the mount is stopping"),
-        ("store", {"last_failure_seconds": 2.0, "last_answer_seconds": 30.0}, "its last answer is 30s old"),
-        ("store", {"last_failure_seconds": 2.0, "last_answer_seconds": None}, "has not answered yet"),
+        ("store", {"outage": {"since_seconds": 30.0, "reason": "refused"}}, "has not been reached for 30s: refused"),
         ("files", {"files_not_stored": {"count": 2, "paths": ["a", "b"]}}, "2 files were closed"),
         ("files", {"deletions_that_failed": [{"path": "a", "reason": "b"}]}, "1 files were not deleted"),
         ("files", {"attributes_that_failed": [{"path": "a", "reason": "b"}]}, "1 changes of attributes"),
