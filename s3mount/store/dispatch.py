@@ -158,6 +158,8 @@ class Dispatcher:
         hopeless = order.urgent and self.outage.lasts(self._patience_seconds)
         over = not again or tries.over(trio.current_time() + wait, passing=passing, hopeless=hopeless)
         if over or not await self.aborting.pause(wait):
+            if passing:
+                self.outage.given_up()
             if again and order.in_doubt and not isinstance(failure, errors.LostReply):
                 # The last failure says nothing of the attempts before it.
                 raise errors.LostReply(str(failure), code=failure.code, status=failure.status) from failure

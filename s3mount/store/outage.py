@@ -1,7 +1,7 @@
 """Whether the store is of any use at present, for all requests together: what the log and `status` say of an outage.
 
 An outage is a time without one usable answer while there were requests. It is told once when it has lasted a while (a
-connection that died, a restart of a second are no news), and once when it is over; each request that fails in it has a
+connection that died, a restart of a second are no news) or a request was given up, and once when it is over; each request that fails in it has a
 line of its own where it was asked for. Knows neither HTTP nor S3.
 
 The mutable state: usable answers so far, requests that have failed and are asked again, and of the present outage, if
@@ -75,6 +75,11 @@ class Outage:
         if not self.told.is_set() and (lasting or now - self.since >= TOLD_SECONDS):
             self._tell(now - self.since)
         return self.since
+
+    def given_up(self) -> None:
+        """A request failed for good because of it: a program was told, so everybody may know."""
+        if self.since is not None and not self.told.is_set():
+            self._tell(trio.current_time() - self.since)
 
     def _tell(self, seconds: float) -> None:
         self.told.set()

@@ -97,12 +97,23 @@ def own_aws_config() -> None:
     del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
 
 
+def no_statfs() -> None:
+    """statfs(2) is never answered."""
+    from s3mount.fuse import Operations
+
+    async def planted(self: Any, ctx: Any) -> Any:
+        await trio.sleep_forever()
+
+    Operations.statfs = planted  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "own-aws-config": own_aws_config,
     "handler-bugs": handler_bugs,
     "loop-bugs": loop_bugs,
     "tell-xattrs": tell_xattrs,
     "tell-reads": tell_reads,
+    "no-statfs": no_statfs,
 }
 
 

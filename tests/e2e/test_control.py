@@ -6,19 +6,18 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
 from s3mount import kernel
 from s3mount.control import sockets
+from tests.e2e.asking import asked, refused, s3mount, told
 from tests.e2e.mounting import ROOT, Mounted, Mounts, Place, eventually, finish, hear, python
 from tests.proxy import FaultProxy, Rule
 
@@ -62,39 +61,6 @@ else:
         pass  # refused before it has asked
     print(connection.makefile().readline())
 """
-
-
-def s3mount(*words: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    """The command, as from a bare container: no XDG directories, no credentials, no settings."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.e2e.entry", *map(str, words)],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def told(*words: str | Path, cwd: Path = ROOT) -> str:
-    """What the command prints when all is well."""
-    done = s3mount(*words, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def refused(*words: str | Path) -> str:
-    """The one line of a command that fails."""
-    done = s3mount(*words)
-    assert (done.returncode, done.stdout) == (1, ""), done
-    assert done.stderr.startswith("s3mount: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-def asked(*words: str | Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(told(*words, "--json"))
-    return found
 
 
 def fetched(address: str) -> bytes | int:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.asking import asked
 from tests.e2e.material import in_threads
 from tests.e2e.mounting import Mounted, Mounts, Place, eventually, grow_old, succeed
-from tests.e2e.test_control import asked
 from tests.e2e.test_requests import listed, paid
 from tests.proxy import FaultProxy, Rule, Seen
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.asking import asked
 from tests.e2e.material import MIB, in_threads, write_pattern
 from tests.e2e.mounting import Mounts, Place
-from tests.e2e.test_control import asked
 from tests.e2e.test_requests import listed, paid
 from tests.proxy import FaultProxy
 

@@ -20,9 +20,9 @@ from s3mount.vfs.attributes import SECOND_NS, Special
 from s3mount.vfs.flags import FLAG
 from s3mount.vfs.metadata import metadata_with, special_of
 from s3mount.vfs.rebuild import rebuild_flags
+from tests.e2e.asking import told
 from tests.e2e.mounting import START_SECONDS, Mounts, Place, eventually, succeed
 from tests.e2e.sides import user_xattrs
-from tests.e2e.test_control import told
 from tests.e2e.watchdog import Watchdog, connection_of, detach
 from tests.servers import Server, make_bucket
 from tests.store.places import opened

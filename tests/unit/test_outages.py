@@ -10,7 +10,7 @@ import trio
 
 from s3mount import errors
 from s3mount.store.base import Headers
-from s3mount.store.outage import PROBE_SECONDS, TOLD_SECONDS, watch
+from s3mount.store.outage import PROBE_SECONDS, TOLD_SECONDS, Outage, watch
 from s3mount.store.s3 import S3Store
 from s3mount.store.wire import BadHttp, CertificateRefused, ConnectFailed, ConnectionBroken, Request
 from tests.running import run_virtual
@@ -354,3 +354,16 @@ async def test_a_certificate_that_goes_bad_is_an_error_at_once_and_told_once(cap
     begun, ended = lines(caplog)
     assert "reason=certificate has expired" in begun
     assert "reachable again" in ended
+
+
+@run_virtual
+async def test_an_outage_is_known_as_soon_as_a_request_was_given_up() -> None:
+    outage = Outage(lambda: 0)
+    outage.given_up()
+    assert outage.figure is None, "there is none"
+    outage.failed("refused", silent_seconds=0.0, usable_before=0, lasting=False)
+    assert outage.figure is None, "it may be a moment's trouble"
+    outage.given_up()
+    assert outage.figure == {"since_seconds": 0.0, "reason": "refused"}
+    outage.answered()
+    assert outage.figure is None
