@@ -49,7 +49,7 @@ def not_stored(answer: Fields, timeout: str) -> Iterator[str]:
 
 def kept(answer: Fields) -> str:
     """`s3mount failed list`: a few lines for each file."""
-    return "".join(columns(list(_rows(file))) for file in answer.get("files", ()))
+    return "\n".join(columns(list(_rows(file))) for file in answer.get("files", ()))
 
 
 def _rows(file: Fields) -> Iterator[tuple[str, object]]:

@@ -2,7 +2,7 @@
 
 The state is what is kept, by number, and how many bytes that are. Rules: the last RELEASE of any kind stores what is
 dirty. A failure that a call returned is told: the last RELEASE then discards. One that nobody was told keeps the bytes,
-within `KEPT_BYTES_MAX` and half of the staging log for all files, and tries again in the background. The copy of a
+within `KEPT_BYTES_MAX`, half of the staging log and `KEPT_FILES_MAX`, and tries again in the background. The copy of a
 conflict gets one more try, and is dropped after it.
 """
 
@@ -28,6 +28,8 @@ from s3mount.vfs.tree import Tree
 log = logging.getLogger(__name__)
 
 KEPT_BYTES_MAX = 1 * GIB
+KEPT_FILES_MAX = 10_000
+"""Empty ones are no bytes, and each has a task."""
 RETRY_FIRST_SECONDS = 1.0
 RETRY_MAX_SECONDS = 60.0
 HOPELESS = (PreconditionFailed, KeyTooLong, NotImplementedByStore, NoSuchBucket, FileSystemError)
@@ -138,7 +140,8 @@ class Closing:
         """Nobody was told of this failure: keep the bytes and try again, if that can help and the limit allows."""
         if state.failing:
             return  # a task tries already
-        if isinstance(error, HOPELESS) or self._kept_bytes + file.unsent_bytes > self.kept_bytes_max:
+        full = len(self._kept) >= KEPT_FILES_MAX or self._kept_bytes + file.unsent_bytes > self.kept_bytes_max
+        if full or isinstance(error, HOPELESS):
             self._discard(inode, state, str(error))
             return
         log.error("file not stored, trying again path=%s reason=%s", escaped(inode.path), error)

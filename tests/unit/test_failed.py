@@ -101,6 +101,30 @@ async def test_more_than_the_limit_is_dropped_and_its_place_is_free_again_once_o
 
 
 @run_virtual
+async def test_empty_files_have_a_limit_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "KEPT_FILES_MAX", 2)
+    async with keeping(tmp_path) as (kernel, _):
+        for name in ("one", "two"):
+            await kernel.write(name, b"")
+        assert [kept.inode.path for kept in kernel.fs.failed.find([])] == ["d/old", "one"]
+        kernel.expire()
+        assert sorted(await kernel.listdir()) == ["d", "one"]
+
+
+@run_virtual
+async def test_what_is_kept_goes_along_with_a_rename_of_it_and_of_its_directory(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as (kernel, store):
+        await kernel.rename("d/old", "d/moved")
+        assert only(kernel).inode.path == "d/moved"
+        store.heal()  # what is going to be moved is written down
+        await kernel.rename("d", "e")
+        assert only(kernel).inode.path == "e/moved"
+        await kernel.fs.failed.retry(only(kernel))
+        assert store.body("e/moved") == b"new" + OLD[3:]
+        assert not [key for key in store.objects if key.startswith("d/")]
+
+
+@run_virtual
 async def test_a_try_at_once_tells_what_became_of_it_and_goes_on_without_who_asked(tmp_path: Path) -> None:
     async with keeping(tmp_path) as (kernel, store):
         kept = only(kernel)
