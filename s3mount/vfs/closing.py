@@ -185,9 +185,11 @@ class Closing:
                 if kept.file.parted:
                     await self._store_copy(kept.inode, kept.file)
                     return "conflict"
-                if kept.state.file is kept.file:
-                    self._discard(kept.inode, kept.state, str(error))
-                return "dropped"
+                if kept.state.file is not kept.file:
+                    return "gone"
+                taken_over = kept.state.handles > 0
+                self._discard(kept.inode, kept.state, str(error))
+                return "gone" if taken_over else "dropped"
             except StoreError as error:
                 kept.failed(error)
                 delay = min(delay * 2, RETRY_MAX_SECONDS)

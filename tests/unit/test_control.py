@@ -221,6 +221,21 @@ async def test_a_client_that_leaves_ends_the_work() -> None:
 
 
 @run_virtual
+async def test_a_client_that_has_left_before_it_was_heard_is_not_worked_for() -> None:
+    """A daemon that stood still comes to requests that nobody wants any more."""
+    async with daemon() as running:
+        ours, theirs = socket.socketpair()
+        ours.sendall(b'{"verb": "wait"}\n')
+        ours.close()
+        await running.server._connected(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+        assert (running.verbs.waiting, running.server._working) == (0, 0)
+        half = running.connect()
+        await half.send_all(b'{"verb": "echo", "path": "x"}\n')
+        await half.send_eof()  # it still listens
+        assert json.loads(await heard(half))["ok"]
+
+
+@run_virtual
 async def test_a_client_that_takes_no_answer_is_let_go_of() -> None:
     async with daemon(control_request_seconds=5.0) as running:
         running.server._verbs = {"flood": flood}
