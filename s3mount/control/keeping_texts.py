@@ -43,8 +43,11 @@ def not_stored(answer: Fields, timeout: str) -> Iterator[str]:
     for failed in answer.get("failed", ()):
         yield failure(str(failed.get("path")), str(failed.get("reason")))
     if answer.get("in_time") is False:
-        for path in answer.get("waiting", ()):
+        waiting = answer.get("waiting", ())
+        for path in waiting:
             yield failure(str(path), f"not stored within {timeout}; it goes on")
+        if not waiting:
+            yield failure("", f"the kernel has not handed over what it holds within {timeout}")
 
 
 def kept(answer: Fields) -> str:

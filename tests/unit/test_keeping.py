@@ -156,6 +156,14 @@ async def test_a_sync_says_what_is_not_stored_in_time_and_how_far_it_is(tmp_path
         assert store.body("a") == b"a" * 1000
 
 
+def test_a_sync_that_ran_out_of_time_says_so_whatever_it_was_waiting_for() -> None:
+    answer = {"failed": [{"path": "a", "reason": "403"}], "waiting": [], "in_time": False}
+    assert list(keeping_texts.not_stored(answer, "5s")) == [
+        "a: 403",
+        "the mount: the kernel has not handed over what it holds within 5s",
+    ]
+
+
 def test_what_is_said_is_one_line_that_a_terminal_does_not_act_on() -> None:
     assert keeping_texts.failure("a\nb", "c\n  d\x1b[2J", "e") == "a\\nb: c d\\x1b[2J; e"
     assert keeping_texts.failure("", "why") == "the mount: why"
