@@ -1,11 +1,12 @@
 """The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
 
 Start: the instance is locked, the bucket checked, deletions that an earlier daemon had acknowledged are finished, the
-root is listed; only then is the mountpoint taken, and only then does `s3mount mount` return 0. What an earlier daemon
-of the instance has left in the bucket is removed after that, and which conditions the store keeps is found out, unless
-the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand over its dirty
-pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until --stop-timeout. A
-crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete` erase a mirror."""
+root is listed; only then is the mountpoint taken, from a dead mount of ours too, and `s3mount mount` returns 0. What an
+earlier daemon of the instance has left in the bucket is removed after that, and which conditions the store keeps is
+found out, unless the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand
+over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until
+--stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete` erase a
+mirror."""
 
 import gc
 import logging
