@@ -65,6 +65,21 @@ def make_tree(tree: Path) -> None:
     stamp.write_text(wanted)
 
 
+def remove(directory: Path) -> None:
+    """Remove a directory and all below it, when nothing is mounted there any more: debootstrap that was interrupted
+    leaves /proc and /sys in its tree. Raises MachineError."""
+    for mountpoint in reversed(_mountpoints_below(directory)):
+        subprocess.run(["umount", mountpoint], capture_output=True)
+    if left := _mountpoints_below(directory):
+        raise MachineError(f"{directory} was not removed: {', '.join(left)} are mounted")
+    shutil.rmtree(directory)
+
+
+def _mountpoints_below(directory: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [point for line in lines if (point := line.split(" ")[4]).startswith(f"{directory}/")]
+
+
 def inside(tree: Path, *command: str) -> None:
     """Run a command in a tree that is not booted, which may change it."""
     settings = {name: word for name, word in os.environ.items() if name.startswith("PIP_INDEX") or "_proxy" in name}
