@@ -165,6 +165,9 @@ class Config:
     mount_flags: tuple[str, ...] = ()
     """What mount(8) was told for the kernel: noexec, noatime, nodiratime, sync, dirsync."""
     requests_max: int = 1000
+    worker_threads_max: int = 40
+    """For boto3, checksums of large bodies and what the kernel is asked; the disks have threads of their own."""
+    staging_threads_max: int = 8
     kernel_readahead_bytes: int = 1 * MIB
     kernel_background_max: int = 128
     stop_timeout_seconds: float = 60.0

@@ -24,6 +24,7 @@ import s3mount
 from s3mount import allowance, draining, garbage, instance, kernel, notify, preflight, turns
 from s3mount.background import in_background
 from s3mount.config import Config
+from s3mount.control import limits
 from s3mount.control.keeping import Keeping
 from s3mount.control.rescue import Rescue
 from s3mount.control.server import attend
@@ -155,6 +156,8 @@ class Daemon:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         config = self._config
+        trio.to_thread.current_default_thread_limiter().total_tokens = config.worker_threads_max
+        threads = trio.CapacityLimiter(config.staging_threads_max)
         store = S3Store(config, upload_log=self._journal)
         await nursery.start(store.run)
         await store.check()
@@ -173,6 +176,7 @@ class Daemon:
             staging_dir=self._staging,
             staging_limit_bytes=self._prepared.staging_limit_bytes,
             journal=self._journal,
+            run_in_thread=partial(trio.to_thread.run_sync, limiter=threads),
             find_out=findings.parts,
             disk=self._disk_tier(nursery),
         )
@@ -202,7 +206,7 @@ class Daemon:
             under_way = self._mount(filesystem, begun)
             async with trio.open_nursery() as session:
                 session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
-                await session.start(self._attend, filesystem, store, storage, findings, under_way)
+                await session.start(self._attend, filesystem, store, storage, findings, under_way, threads)
                 session.start_soon(garbage.collect, forget_parsed)
                 session.start_soon(self._announce, begun)
                 nursery.start_soon(self._reports.run, lambda: str(filesystem.condition))
@@ -301,6 +305,7 @@ class Daemon:
         storage: Storage,
         findings: Findings,
         under_way: UnderWay,
+        threads: trio.CapacityLimiter,
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -319,6 +324,7 @@ class Daemon:
             "store": lambda: store.figures,
             "abilities": lambda: asdict(findings.remembered()),
             **self._inside.figures,
+            "limits": partial(limits.figures, config, filesystem, storage, store, under_way, staging_threads=threads),
         }
         verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
         self._inside.tell(verbs.figures)

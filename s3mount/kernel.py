@@ -115,9 +115,12 @@ def unmount(mountpoint: Path, *, lazily: bool = False) -> str | None:
         command = ["umount", "--no-canonicalize", str(mountpoint)]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazily else []), str(mountpoint)]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=CHILD_ENVIRONMENT
-    )
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=CHILD_ENVIRONMENT
+        )
+    except OSError as error:  # no process or no descriptor is left
+        return f"{command[0]} was not started: {error.strerror}"
     if ended.returncode == 0:
         return None
     return " ".join(ended.stderr.split()) or f"{command[0]} ended with status {ended.returncode}"

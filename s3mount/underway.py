@@ -1,6 +1,6 @@
 """The requests of programs that have no answer yet, by number: how many, of which kind, and when those of now are over.
 
-Knows nothing of what they ask. The mutable state: the table, and who waits.
+Knows nothing of what they ask. The mutable state: the table, the most there were at once, and who waits.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ class UnderWay:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
         self._serial = 0
+        self.most = 0
         self._ended: trio.Event | None = None
 
     def __repr__(self) -> str:
@@ -24,12 +25,17 @@ class UnderWay:
         """A request has come; its number, to end it by."""
         self._serial += 1
         self._names[self._serial] = name
+        if len(self._names) > self.most:
+            self.most = len(self._names)
         return self._serial
 
     def end(self, number: int) -> None:
         del self._names[number]
         if self._ended is not None:
             self._ended.set()
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     @property
     def latest(self) -> int:

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 import trio
@@ -25,6 +26,10 @@ from s3mount.errors import Invalid, S3MountError
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 16 * 1024
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+REST_SECONDS = 0.5
+"""Before the next try when the process or the machine can take no more connections."""
+TOLD_SECONDS = 60.0
 LOOK_SECONDS = 30.0
 """How often the socket is looked for."""
 
@@ -124,8 +129,21 @@ class Server:
         return f"<Server {len(self._unasked)} connections waited for, {self._working} being answered>"
 
     async def serve(self, listener: trio.SocketListener) -> None:
-        """Answer until cancelled."""
-        await trio.serve_listeners(self._connected, [listener])
+        """Answer until cancelled. When no descriptor is left for another connection it waits in the socket's line."""
+        told_seconds = -inf
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in EXHAUSTED:
+                        raise
+                    if trio.current_time() - told_seconds >= TOLD_SECONDS:
+                        told_seconds = trio.current_time()
+                        log.warning("control connection was not accepted, it waits reason=%s", error.strerror)
+                    await trio.sleep(REST_SECONDS)
+                else:
+                    nursery.start_soon(self._connected, stream)
 
     async def _connected(self, stream: trio.SocketStream) -> None:
         try:

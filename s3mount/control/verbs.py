@@ -26,6 +26,7 @@ Figures = Callable[[], object]
 Invalidate = Callable[[Iterable[KernelName]], None]
 """Has the kernel forget names; blocks."""
 NAMES_AT_ONCE = 1000
+KERNEL_THREADS = 4
 KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -66,6 +67,8 @@ class Verbs:
         self._invalidate = invalidate
         self._clock = clock
         self._began = clock()
+        # It may wait for a program's request, which may wait for a thread: not for one of these.
+        self._kernel_threads = trio.CapacityLimiter(KERNEL_THREADS)
 
     def table(self) -> dict[str, Verb]:
         return {"stat": self.stat, "url": self.url, "refresh": self.refresh, "status": self.status}
@@ -120,7 +123,7 @@ class Verbs:
                 progress(start, len(names))
                 batch = names[start : start + NAMES_AT_ONCE]
                 # The kernel may let it wait for a program's request; nobody shall wait for that when the mount ends.
-                await trio.to_thread.run_sync(invalidate, batch, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(invalidate, batch, abandon_on_cancel=True, limiter=self._kernel_threads)
         finally:
             over = True
         return {"kernel_names": len(names), "flags": flags}

@@ -45,11 +45,11 @@ class Budget:
         part_bytes: int = 0,
         write_bytes: int = 0,
     ) -> None:
-        # The mutable state: live_bytes in the log; reserved_bytes of writes let through that have not appended yet;
-        # freeing, the number of operations in flight that free space when they end; the line; credit, bytes freed
-        # since the line formed that nobody got yet; when bytes were last freed; until when the disk is thought full, so
-        # that memory is all there is. live + reserved <= limit.
-        self._limit_bytes = limit_bytes
+        # The mutable state: live_bytes in the log, most_bytes that ever were; reserved_bytes of writes let through that
+        # have not appended yet; freeing, the number of operations in flight that free space when they end; the line;
+        # credit, bytes freed since the line formed that nobody got yet; when bytes were last freed; until when the disk
+        # is thought full, so that memory is all there is. live + reserved <= limit.
+        self.limit_bytes = limit_bytes
         self._pace_bytes = limit_bytes * 3 // 4
         self._turns_bytes = max(self._pace_bytes, limit_bytes - part_bytes - write_bytes)
         self._write_bytes = write_bytes
@@ -58,7 +58,7 @@ class Budget:
         self.when_idle: Callable[[], object] = _nothing
         """Called when the last operation that frees space has ended."""
         self.disk_full_until = -inf
-        self.live_bytes = 0
+        self.live_bytes = self.most_bytes = 0
         self.reserved_bytes = 0
         self.freeing = 0
         self._line: deque[Waiter] = deque()
@@ -67,7 +67,7 @@ class Budget:
 
     def __repr__(self) -> str:
         return (
-            f"<Budget {self.live_bytes} + {self.reserved_bytes} of {self._limit_bytes} bytes, "
+            f"<Budget {self.live_bytes} + {self.reserved_bytes} of {self.limit_bytes} bytes, "
             f"{self.freeing} freeing, {len(self._line)} waiting>"
         )
 
@@ -76,14 +76,10 @@ class Budget:
         """What `s3mount status` shows of the log."""
         return {
             "used_bytes": self.live_bytes,
-            "max_bytes": self._limit_bytes,
+            "max_bytes": self.limit_bytes,
             "writers_waiting": len(self._line),
             "disk_full": self.disk_full,
         }
-
-    @property
-    def limit_bytes(self) -> int:
-        return self._limit_bytes
 
     @property
     def disk_full(self) -> bool:
@@ -139,6 +135,8 @@ class Budget:
     def used(self, size: int) -> None:
         """`size` bytes were appended."""
         self.live_bytes += size
+        if self.live_bytes > self.most_bytes:
+            self.most_bytes = self.live_bytes
 
     def unreserve(self, size: int) -> None:
         """A write that `admit` let through has appended what it needed."""
@@ -194,7 +192,7 @@ class Budget:
         return min(self._line, key=_lacking)
 
     def _limit_of(self, waiter: Waiter) -> int:
-        return self._limit_bytes if waiter.lacking() <= waiter.size else self._limit_bytes - self._write_bytes
+        return self.limit_bytes if waiter.lacking() <= waiter.size else self.limit_bytes - self._write_bytes
 
     def _settle_one(self) -> None:
         """Nothing will free space for those in line: what is left of the limit for one of them, or no."""

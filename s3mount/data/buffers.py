@@ -50,11 +50,11 @@ class Buffers:
 
     def __init__(self, *, idle_max_bytes: int) -> None:
         # The mutable state is the idle views by size, the size used last at the end, none of them empty; and the bytes
-        # idle and in use. idle_bytes <= idle_max_bytes.
+        # idle and in use, and the most that ever were in use. idle_bytes <= idle_max_bytes.
         self._idle: OrderedDict[int, list[memoryview]] = OrderedDict()
         self._idle_max_bytes = idle_max_bytes
         self.idle_bytes = 0
-        self.used_bytes = 0
+        self.used_bytes = self.most_bytes = 0
 
     @staticmethod
     def capacity_for(size: int) -> int:
@@ -71,6 +71,8 @@ class Buffers:
         else:
             view = _fresh(capacity)
         self.used_bytes += capacity
+        if self.used_bytes > self.most_bytes:
+            self.most_bytes = self.used_bytes
         return Pinned(self, view)
 
     def take_back(self, view: memoryview) -> None:

@@ -115,6 +115,10 @@ class DiskTier:
         return f"<DiskTier {self._files.total_bytes} of {self._files.limit_bytes} bytes, {len(self._line)} in line>"
 
     @property
+    def used_bytes(self) -> int:
+        return self._files.total_bytes
+
+    @property
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows; hits and misses are blocks."""
         now = trio.current_time()

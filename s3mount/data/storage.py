@@ -160,6 +160,10 @@ class Storage:
         }
 
     @property
+    def cached_on_disk_bytes(self) -> int:
+        return 0 if self._disk is None else self._disk.used_bytes
+
+    @property
     def grid(self) -> Grid:
         """Where the parts of new uploads lie, by what is known of the store."""
         return self.learning.grid

@@ -108,6 +108,7 @@ class Dispatcher:
     async def send(self, order: Order) -> Reply:
         """The first reply that is no failure to be asked again: 2xx or 304. Raises StoreError for everything else."""
         course = Course(self._backoff, order)
+        course.usable_at_first = self.outage.usable
         try:
             while True:
                 course.generation = self._access.generation
@@ -158,7 +159,7 @@ class Dispatcher:
         hopeless = order.urgent and self.outage.lasts(self._patience_seconds)
         over = not again or tries.over(trio.current_time() + wait, passing=passing, hopeless=hopeless)
         if over or not await self.aborting.pause(wait):
-            if passing:
+            if passing and course.usable_at_first == self.outage.usable:
                 self.outage.given_up()
             if again and order.in_doubt and not isinstance(failure, errors.LostReply):
                 # The last failure says nothing of the attempts before it.

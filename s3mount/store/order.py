@@ -49,7 +49,7 @@ class Course:
     """One order on its way: its tries, what was changed about how it is sent, what was so as its latest attempt
     began."""
 
-    __slots__ = ("generation", "moved", "received", "renewed", "tries", "usable", "waiting")
+    __slots__ = ("generation", "moved", "received", "renewed", "tries", "usable", "usable_at_first", "waiting")
 
     def __init__(self, backoff: Backoff, order: Order) -> None:
         began = trio.current_time()
@@ -57,4 +57,4 @@ class Course:
             backoff, began=began, deadline=began + order.deadline_seconds, attempts_max=order.attempts_max
         )
         self.moved = self.renewed = self.waiting = False
-        self.generation = self.usable = self.received = 0
+        self.generation = self.usable = self.usable_at_first = self.received = 0

@@ -1,8 +1,8 @@
 """Whether the store is of any use at present, for all requests together: what the log and `status` say of an outage.
 
 An outage is a time without one usable answer while there were requests. It is told once when it has lasted a while (a
-connection that died, a restart of a second are no news) or a request was given up, and once when it is over; each request that fails in it has a
-line of its own where it was asked for. Knows neither HTTP nor S3.
+connection that died, a restart of a second are no news) or a request was given up, and once when it is over; each
+request that fails in it has a line of its own where it was asked for. Knows neither HTTP nor S3.
 
 The mutable state: usable answers so far, requests that have failed and are asked again, and of the present outage, if
 there is one, since when it lasts, how many attempts failed, why the latest did, and whether it was told.

@@ -65,6 +65,7 @@ class Requests:
         self._metadata = Limiter(config.metadata_requests_max)
         self._reads = Limiter(config.read_requests_max)
         self._uploads = Limiter(config.upload_requests_max)
+        self.limiters = {"metadata": self._metadata, "read": self._reads, "upload": self._uploads}
         self._metadata_wire: Wire
         self._bulk_wire: Wire
         self._checksum: Literal["crc32", "md5", "off"] = "crc32" if config.checksum else "off"

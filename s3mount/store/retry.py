@@ -80,25 +80,38 @@ class Tries:
 class Limiter:
     """At most `total` holders at once, fewer for a while after `slower`.
 
-    State: `_used` slots held; `_limit` of them at present, halved by `slower`, growing by one slot per round of
-    `better`; tasks parked in order of arrival.
+    State: `_used` slots held, `_most` that were at once; `_limit` of them at present, halved by `slower`, growing by
+    one slot per round of `better`; tasks parked in order of arrival.
     """
 
     def __init__(self, total: int) -> None:
         assert total >= 1
         self._total = total
         self._limit = float(total)
-        self._used = 0
+        self._used = self._most = 0
         self._slower_at = -inf
         self._lot = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return f"<Limiter {self._used}/{self._limit:.1f} of {self._total}, {len(self._lot)} waiting>"
 
+    @property
+    def figures(self) -> dict[str, object]:
+        """What `s3mount status` shows of it."""
+        return {
+            "limit": self._total,
+            "used": self._used,
+            "most": self._most,
+            "waiting": len(self._lot),
+            "at_present": int(self._limit),
+        }
+
     def take(self) -> bool:
         """Take a slot if one is free."""
         if self._used < int(self._limit) and not self._lot:
             self._used += 1
+            if self._used > self._most:
+                self._most = self._used
             return True
         return False
 
@@ -115,6 +128,7 @@ class Limiter:
     def _hand_out(self) -> None:
         while self._lot and self._used < int(self._limit):
             self._used += 1
+            self._most = max(self._most, self._used)
             self._lot.unpark()
 
     def slower(self, now: float) -> None:

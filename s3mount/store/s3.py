@@ -109,6 +109,11 @@ class S3Store:
             **self._requests.dispatcher.tally.figures,
         }
 
+    @property
+    def connections(self) -> dict[str, dict[str, object]]:
+        """How many requests of each kind are under way, and how many may be."""
+        return {kind: limiter.figures for kind, limiter in self._requests.limiters.items()}
+
     async def check(self) -> None:
         """Ask for one key below the prefix, as all a mount may be allowed is there. Raises StartError in one line."""
         config, access = self._config, self._requests.access

@@ -10,6 +10,7 @@ Knows nothing of the multi interface's sockets and timers, nor of S3. The rules 
 - libcurl's words are for people, its codes and our own clock and counters decide: its texts can be stale.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -85,6 +86,15 @@ _BROKEN_CODES = {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR,
 
 def _dropped(_chunk: memoryview) -> None:
     """Takes the bytes that come between two requests: none do."""
+
+
+def _no_descriptor_left() -> bool:
+    """Why a connection could not be made, which libcurl does not tell."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 class Transfer:
@@ -231,8 +241,11 @@ class Transfer:
         fd = self.curl.getinfo(pycurl.ACTIVESOCKET)
         if fd < 0:
             return 0
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        sock = socket.socket(fileno=fd)  # libcurl's: no copy of it, there may be no descriptor left for one
+        try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        finally:
+            sock.detach()
         return int(_BYTES_ACKED.unpack(info)[0]) if len(info) == _BYTES_ACKED.size else 0
 
     def expire(self, now: float) -> None:
@@ -304,6 +317,8 @@ class Transfer:
 
     def _classified(self, code: int, text: str) -> WireError:
         words = f"{text or 'no words'} (libcurl error {code})"
+        if code == pycurl.E_COULDNT_CONNECT and _no_descriptor_left():
+            words += "; " + os.strerror(errno.EMFILE)
         if code in _CERTIFICATE_CODES:
             return self._error_of(CertificateRefused, f"{words}; certificates of authorities: {self._options.ca}", code)
         if not self.sends and code in _CONNECT_CODES | _BROKEN_CODES:

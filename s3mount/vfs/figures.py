@@ -20,6 +20,16 @@ def figures(tree: Tree, changing: Changing) -> dict[str, object]:
     return {**_files(tree), **_failures(tree, changing), **_renames(tree), **_names(tree)}
 
 
+def counts(tree: Tree, handles: int) -> dict[str, int]:
+    """How much is held for the kernel, quickly."""
+    return {
+        "handles": handles,
+        "inodes": len(tree.inodes),
+        "listed_names": tree.listings.names,
+        "attributes_remembered": len(tree.told),
+    }
+
+
 def _files(tree: Tree) -> dict[str, object]:
     dirty: dict[str, Backlog] = {}
     open_now: set[str] = set()

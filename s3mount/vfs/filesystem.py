@@ -29,7 +29,7 @@ from s3mount.vfs.condition import Condition, condition
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.exact import Exact
 from s3mount.vfs.failed import Failed
-from s3mount.vfs.figures import figures
+from s3mount.vfs.figures import counts, figures
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
@@ -326,6 +326,11 @@ class FileSystem:
     def condition(self) -> Condition:
         """What of this mount is not in the bucket, in numbers."""
         return condition(self._tree, self._changing)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Handles, inodes, names in listings and versions remembered."""
+        return counts(self._tree, len(self._handles) + len(self._readings))
 
     @property
     def hidden_count(self) -> int:

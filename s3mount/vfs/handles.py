@@ -59,6 +59,9 @@ class Handles:
         self.closing = Closing(tree)
         self._neighbours = Neighbours(tree)
 
+    def __len__(self) -> int:
+        return len(self._handles)
+
     def number(self) -> Fh:
         """The next handle number, also for directories."""
         self._serial += 1

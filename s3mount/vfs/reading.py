@@ -86,6 +86,9 @@ class Readings:
         self._tree = tree
         self._readings: dict[int, Reading] = {}
 
+    def __len__(self) -> int:
+        return len(self._readings)
+
     def open(self, inode: Inode, fh: Fh) -> Fh:
         directory = inode.contents
         if not directory.opened:

@@ -8,6 +8,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,24 @@ def no_statfs() -> None:
     Operations.statfs = planted  # type: ignore[method-assign]
 
 
+def hanging_disk() -> None:
+    """What is read from and written to the disk under staging waits while a file `disk-hangs` is beside STACKS."""
+    from s3mount.data.spill import Spill
+
+    hangs = Path(sys.argv[1]).with_name("disk-hangs")
+
+    def hanging(call: Any) -> Any:
+        def planted(*arguments: Any) -> Any:
+            while hangs.exists():
+                time.sleep(0.02)
+            return call(*arguments)
+
+        return planted
+
+    for name in ("read", "write"):
+        setattr(Spill, name, staticmethod(hanging(getattr(Spill, name))))
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "own-aws-config": own_aws_config,
     "handler-bugs": handler_bugs,
@@ -114,6 +133,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "tell-xattrs": tell_xattrs,
     "tell-reads": tell_reads,
     "no-statfs": no_statfs,
+    "hanging-disk": hanging_disk,
 }
 
 

@@ -18,9 +18,9 @@ from typing import IO, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.e2e.asking import asked, told
 from tests.e2e.mounting import ROOT, Mounted, Mounts, environment, eventually, finish, hear, python
 from tests.e2e.test_bad_input import Attempt
-from tests.e2e.asking import asked, told
 from tests.e2e.watchdog import connection_of
 from tests.proxy import FaultProxy, Rule
 
