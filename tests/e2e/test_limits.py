@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from s3mount import kernel
 from s3mount.control import client
 from tests.e2e.material import MIB, object_difference, write_pattern
@@ -21,6 +23,9 @@ STANDARD_DESCRIPTORS = 3
 PAGE_BYTES = 4096
 STAGED_BYTES = 40 * MIB
 MORE_BYTES = 16 * MIB
+CLOSES = 1100
+BESIDES_BYTES = 128 * MIB
+"""What README says that the process takes beside --memory-limit."""
 
 
 def limits(mounted: Mounted) -> dict[str, Any]:
@@ -115,6 +120,48 @@ def test_a_disk_that_hangs_with_all_its_threads_holds_up_only_who_needs_it(
     os.close(fd)
     assert object_difference(place, "f", source) is None
     assert limits(mounted)["staging_threads"]["used"] == 0
+
+
+@pytest.mark.slow
+def test_what_is_known_and_what_is_listed_does_not_wait_behind_a_thousand_slow_closes(
+    mounts: Mounts, proxy: FaultProxy, place: Place
+) -> None:
+    """D3, connections and requests: 1,000 closes wait for 32 uploads that are slow; `df`, `ls` of a directory that
+    nobody has listed and `status` are answered, memory stays within its limit, and each close succeeds."""
+    for number in range(3):
+        place.put(f"d/other{number}", b"other")
+    mounted = mounts.start("--memory-limit=64MiB", endpoint_url=proxy.endpoint_url)
+
+    def write(number: int) -> None:
+        (mounted.root / f"f{number}").write_bytes(b"%d" % number)
+
+    proxy.add(Rule(kind="put", delay_seconds=10))
+    with ThreadPoolExecutor(CLOSES) as pool:
+        try:
+            closes = [pool.submit(write, number) for number in range(CLOSES)]
+            assert eventually(lambda: limits(mounted)["kernel_requests"]["used"] >= 1000, 60)
+            told = limits(mounted)
+            assert told["upload_requests"]["used"] == told["upload_requests"]["limit"] == 32
+            assert told["upload_requests"]["waiting"] > 900
+            assert os.statvfs(mounted.root).f_bavail > 0
+            assert sorted(os.listdir(mounted.root / "d")) == ["other0", "other1", "other2"]
+            assert (mounted.root / "d/other1").read_bytes() == b"other"
+            assert sum(not close.done() for close in closes) > 900
+        finally:
+            proxy.clear()
+        for close in closes:
+            close.result(60)
+    assert resident_most_bytes(mounted) <= 64 * MIB + BESIDES_BYTES
+    names = set(place.files())
+    assert {f"f{number}" for number in range(CLOSES)} < names
+    assert place.get("f77") == b"77"
+    assert eventually(lambda: limits(mounted)["kernel_requests"]["used"] == 0)
+
+
+def resident_most_bytes(mounted: Mounted) -> int:
+    """The most memory that the daemon ever had."""
+    most: int = limits(mounted)["memory"]["resident_most_bytes"]
+    return most
 
 
 def test_status_tells_every_limit(mounts: Mounts) -> None:
