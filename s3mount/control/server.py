@@ -128,7 +128,7 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server {len(self._unasked)} connections waited for, {self._working} being answered>"
 
-    async def serve(self, listener: trio.SocketListener) -> None:
+    async def serve(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
         """Answer until cancelled. When no descriptor is left for another connection it waits in the socket's line."""
         told_seconds = -inf
         async with trio.open_nursery() as nursery:
