@@ -382,3 +382,30 @@ async def test_a_stream_that_was_outgrown_during_a_sync_that_failed_can_be_cut_a
     assert store.body("k") == (pattern(MIB) * 110)[:cut]
     assert store.refusals == 0
     assert not store.uploads
+
+
+@run_virtual
+async def test_a_store_without_uploads_by_parts_takes_what_one_put_holds_and_refuses_the_rest() -> None:
+    """E7: lacks multipart: an error for each sync, the object that was there stays; larger parts are larger PUTs."""
+    store = MemoryStore()
+    store.place("k", b"old")
+    store.fail("create_upload", NotImplementedByStore("501", code="NotImplemented", status=501), times=1000)
+    body = LARGE[: 3 * PART]
+    async with storage_of(store, config(), as_s3_says) as storage:
+        file = opened(storage, store)
+        await file.overwrite()
+        await file.write(0, body)
+        for _ in range(2):
+            with pytest.raises(NotImplementedByStore):
+                await file.sync()
+        assert store.body("k") == b"old"
+        await file.truncate(PART)
+        await file.sync()
+        assert store.body("k") == body[:PART]
+        file.close()
+    async with storage_of(store, config(part_size_bytes=4 * PART), as_s3_says) as storage:
+        file = opened(storage, store)
+        await file.write(0, body)
+        await file.sync()
+        assert store.body("k") == body
+        file.close()
