@@ -76,8 +76,9 @@ class Storage:
         self.buffers = Buffers(idle_max_bytes=memory // 16)
         self.budget = Budget(
             staging_limit_bytes,
-            # A part may be sent again for as long as the store does before it gives up.
-            stall_seconds=config.retry_seconds + 2 * config.stall_timeout_seconds,
+            # A part may be sent again for as long as that before the store gives up.
+            stall_seconds=max(config.retry_seconds, config.metadata_deadline_seconds)
+            + 2 * config.stall_timeout_seconds,
             reclaim=self.reclaim,
             part_bytes=config.part_size_bytes,
             write_bytes=WRITE_MAX_BYTES,
