@@ -151,9 +151,12 @@ class Dispatcher:
             order.in_doubt |= order.mutating and again and not refused
         else:
             failure, again, passing = outcome, True, False
-        since = self._note_outage(order, course, outcome, failure, passing=passing, silent=silent)
-        tries = course.tries
+        tries, since = course.tries, trio.current_time()
         progressed = order.received_bytes is not None and order.received_bytes() - course.received >= PROGRESS_BYTES
+        if progressed:
+            self.outage.answered()
+        else:
+            since = self._note_outage(order, course, outcome, failure, passing=passing, silent=silent)
         tries.failed(since, silent=silent, progressed=progressed)
         wait = self._backoff.wait_seconds(tries.failures, self._draw, retry_after)
         hopeless = order.urgent and self.outage.lasts(self._patience_seconds)

@@ -122,7 +122,7 @@ def test_a_storm_costs_time_and_no_error(mounts: Mounts, proxy: FaultProxy, plac
     proxy.add(Rule(fault="error", kind="list", status=429, code="TooManyRequests"))
     proxy.add(Rule(fault="error", status=503, code="SlowDown"))
     threads = programs(mounted, source)
-    time.sleep(2.5)
+    time.sleep(2)
     assert all(thread.is_alive() for thread in threads)
     proxy.clear()
     for thread in threads:

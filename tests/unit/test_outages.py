@@ -12,7 +12,16 @@ from s3mount import errors
 from s3mount.store.base import Headers
 from s3mount.store.outage import PROBE_SECONDS, TOLD_SECONDS, Outage, watch
 from s3mount.store.s3 import S3Store
-from s3mount.store.wire import BadHttp, CertificateRefused, ConnectFailed, ConnectionBroken, Request
+from s3mount.store.wire import (
+    BadHttp,
+    CertificateRefused,
+    ConnectFailed,
+    ConnectionBroken,
+    CutBody,
+    Reply,
+    Request,
+    Sink,
+)
 from tests.running import run_virtual
 from tests.scripted_wire import Script, date, refusal, scripted_store, success
 
@@ -67,7 +76,7 @@ async def test_half_a_minute_of_trouble_is_survived(
     trouble: Callable[[Request], Answer], call: Callable[[S3Store], Awaitable[object]]
 ) -> None:
     """D4: 503 or 429 for 30 s: everything slows down and succeeds. So does a store that restarts."""
-    for seed in range(10):
+    for seed in range(3):
         began = trio.current_time()
         store, wire = scripted_store(until(began + 30, trouble), seed=seed)
         await call(store)
@@ -311,6 +320,29 @@ async def test_trouble_of_a_moment_or_of_one_request_is_no_outage(caplog: pytest
         with pytest.raises(errors.Unavailable):
             await store.head("sick")
         nursery.cancel_scope.cancel()
+    assert lines(caplog) == []
+
+
+@run_virtual
+async def test_a_body_that_comes_in_pieces_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """Each connection is cut after 100 kB, for a minute and longer: what brings bytes is asked again without end."""
+    size = 8_000_000
+    store, wire = scripted_store(silence)
+
+    async def perform(request: Request, sink: Sink) -> Reply:
+        await trio.sleep(1)
+        first = int(dict(request.headers)["range"].removeprefix("bytes=").split("-")[0])
+        when = {"date": date(), "last-modified": date(-3600), "etag": '"1"'}
+        sink.head(206, {**when, "content-range": f"bytes {first}-{size - 1}/{size}"})
+        sink.data(memoryview(bytes(min(100_000, size - first))))
+        if size - first > 100_000:
+            raise CutBody(f"{request.method} {request.url}: cut", sent=True)
+        return Reply(206, {**when, "content-range": f"bytes {first}-{size - 1}/{size}"}, size - first)
+
+    wire.perform = perform  # type: ignore[method-assign]
+    await store.get("k", 0, memoryview(bytearray(size)))
+    assert trio.current_time() > 80
+    assert store.counts["get"] == 80
     assert lines(caplog) == []
 
 

@@ -1,8 +1,11 @@
 """Credentials that are looked for: seldom when there are no others, never without end, by one task at a time."""
 
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import botocore.credentials
+import botocore.exceptions
 import pytest
 import trio
 
@@ -88,3 +91,29 @@ async def test_a_source_of_credentials_that_hangs_is_left_behind(
     monkeypatch.setattr(endpoint, "RESOLVE_SECONDS", 30.0)
     assert await access.renew(access.generation)
     hung.set()
+
+
+@pytest.mark.parametrize("well", [True, False])
+@run_trio
+async def test_credentials_that_are_about_to_expire_are_renewed_before_they_do(
+    answers: list[Credentials | threading.Event], *, well: bool
+) -> None:
+    """As a machine's role gives them: botocore asks for others ahead; a source that is down then costs nothing yet."""
+    ends = datetime.now(timezone.utc) + timedelta(minutes=5)
+
+    def ask() -> dict[str, str]:
+        if not well:
+            raise botocore.exceptions.MetadataRetrievalError(error_msg="down")
+        later = ends + timedelta(hours=1)
+        return {"access_key": "new", "secret_key": "secret", "token": "token", "expiry_time": later.isoformat()}
+
+    answers.append(OLD)
+    access = Access(Config(bucket="b"))
+    await access.open()
+    access._expiring = botocore.credentials.RefreshableCredentials("old", "secret", "token", ends, ask, "role")
+    generation = access.generation
+    await access.look()
+    assert access.look_at is not None
+    assert access.look_at > trio.current_time()
+    assert access.credentials == (Credentials("new", "secret", "token") if well else OLD)
+    assert access.generation == generation + well
