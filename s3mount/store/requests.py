@@ -6,7 +6,6 @@ whose last mutation may still have an effect that nobody has seen. What the opti
 `run` has begun.
 """
 
-import base64
 import logging
 import random
 import secrets
@@ -16,14 +15,14 @@ from math import inf
 from typing import Literal, TypeVar
 
 import trio
-from zlib_ng import zlib_ng
 
 from s3mount import errors
-from s3mount.config import KIB, MIB, Config
+from s3mount.config import KIB, Config
 from s3mount.store import carried
 from s3mount.store.abilities import CONDITIONS, Abilities
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, ObjectInfo, Stored, UploadLog
-from s3mount.store.dispatch import Dispatcher, digest_of
+from s3mount.store.checksums import checksum_lines
+from s3mount.store.dispatch import Dispatcher
 from s3mount.store.endpoint import Access
 from s3mount.store.order import Order
 from s3mount.store.outage import watch
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 
 SMALL_BYTES = 256 * KIB
 """Bodies up to here travel with the metadata, so that they need not queue behind large ones."""
-CRC_PIECE_BYTES = 8 * MIB
-"""0.2 ms of CRC32 (zlib's own takes 2); then the loop has its turn."""
 DOUBTS_MAX = 10_000
 DOUBT_ROUNDS_MAX = 3
 CHECKSUM_REFUSALS = frozenset({"NotImplemented", "InvalidRequest", "InvalidArgument", "UnsupportedArgument"})
@@ -199,7 +196,7 @@ class Requests:
         bare = order.headers
         kind = self._checksum
         while True:
-            lines = await _checksum_lines(order.body, kind)
+            lines = await checksum_lines(order.body, kind)
             order.headers = bare + lines
             try:
                 reply = await (self.send(order) if key is None else self.mutate(key, order))
@@ -238,9 +235,11 @@ class Requests:
         self._learn(reply.headers)
         return Stored(etag, self.dispatcher.date_ns(reply.headers), version_of(reply.headers))
 
-    async def head(self, key: str) -> tuple[ObjectInfo, str | None]:
+    async def head(self, key: str, *, urgent: bool = True) -> tuple[ObjectInfo, str | None]:
         """A HEAD, and the token of ours that created the object. A 403 is not settled here."""
-        reply = await self.send(self.metadata("head", "HEAD", key))
+        order = self.metadata("head", "HEAD", key)
+        order.urgent = urgent
+        reply = await self.send(order)
         length = reply.headers.get("content-length", "")
         if not length.isdigit():
             raise errors.BadReply(f"HEAD {key!r}: no size")
@@ -249,9 +248,9 @@ class Requests:
         return info_of(key, reply.headers, int(length), date_ns), write_token_of(reply.headers)
 
     async def look(self, key: str) -> tuple[ObjectInfo, str | None] | None:
-        """A HEAD to judge by; None when the object is absent."""
+        """A HEAD to judge a change by, as patient as that is; None when the object is absent."""
         try:
-            return await self.head(key)
+            return await self.head(key, urgent=False)
         except errors.NotFound:
             return None
 
@@ -367,23 +366,6 @@ def refused(error: errors.StoreError, words: str) -> errors.PreconditionFailed:
     failed = errors.PreconditionFailed(f"{words}: {error}", code=error.code, status=error.status)
     failed.__cause__ = error
     return failed
-
-
-async def _checksum_lines(body: Body, kind: str) -> list[Line]:
-    if kind == "off":
-        return []
-    if kind == "md5":
-        return [("content-md5", base64.b64encode(await digest_of(body, "md5")).decode())]
-    crc = 0
-    for piece in body:
-        if len(piece) <= CRC_PIECE_BYTES:
-            crc = zlib_ng.crc32(piece, crc)
-            continue
-        view = memoryview(piece)
-        for start in range(0, len(view), CRC_PIECE_BYTES):
-            crc = zlib_ng.crc32(view[start : start + CRC_PIECE_BYTES], crc)
-            await trio.lowlevel.checkpoint()
-    return [("x-amz-checksum-crc32", base64.b64encode(crc.to_bytes(4, "big")).decode())]
 
 
 def etag_in(document: Mapping[str, str], words: str) -> str:

@@ -132,6 +132,16 @@ async def test_who_only_looks_does_not_wait_each_time_for_as_long_in_a_long_outa
     assert trio.current_time() - began < 0.1
     await store.put("k", (b"what is to be stored is worth waiting for",), Headers())
     assert 30 <= trio.current_time() - began <= 35.1
+    # As is the look at a key in doubt that comes before its next change.
+    wire.script = silence
+    with pytest.raises(errors.LostReply):
+        await store.delete("doubted")
+    began = trio.current_time()
+    wire.script = until(began + 30, refused)
+    store.counts.clear()
+    await store.delete("doubted")
+    assert 30 <= trio.current_time() - began <= 35.1
+    assert store.counts["head"] > 1
 
 
 @run_virtual
