@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.conftest import Say
-from tests.containers.engine import BASE, Engine
+from tests.containers.engine import BASE, Engine, command
 from tests.containers.stack import Stack, eventually
 from tests.servers import Server, make_bucket
 
@@ -182,12 +182,17 @@ def test_a_start_that_waits_for_the_store_can_be_stopped(stack: Stack, name: str
 
 
 def test_the_memory_limit_is_the_containers_not_the_machines(stack: Stack) -> None:
+    """And with it a file that is larger than the container's memory is written."""
     stack.directory("memory")
-    container = stack.mount("memory", "--memory=400m")
+    container = stack.mount("memory", "--memory=400m", "--env=S3MOUNT_ALLOW_OTHER=true")
     eventually(lambda: stack.serves(container), "it serves")
-    memory = stack.status(container, "/srv/s3/memory")["storage"]["memory"]
-    assert memory["max_bytes"] == 200 * MIB
+    assert stack.status(container, "/srv/s3/memory")["storage"]["memory"]["max_bytes"] == 200 * MIB
+    script = f"head -c {500 * MIB} /dev/zero > {stack.parent}/memory/large"
+    command(["sh", "-c", script], os.environ, seconds=600)
+    state = stack.engine.inspect(container)["State"]
+    assert (state["Status"], state["OOMKilled"]) == ("running", False)
     stack.engine.run("stop", container)
+    assert stack.size("memory/large") == 500 * MIB
 
 
 def test_without_the_capability_the_container_says_so_and_ends(stack: Stack) -> None:

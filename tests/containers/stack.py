@@ -137,6 +137,10 @@ class Stack:
         body: bytes = boto(self.server).get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return body
 
+    def size(self, key: str) -> int:
+        size: int = boto(self.server).head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+        return size
+
     def remove(self) -> None:
         """Take everything away; harmless when parts of it were never made."""
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
