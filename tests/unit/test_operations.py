@@ -15,7 +15,7 @@ TEXT = (ROOT / "docs/operations.md").read_text()
 ALL = TEXT + "".join(path.read_text() for path in EXAMPLES) + (ROOT / "Dockerfile").read_text()
 OTHERS_OPTIONS = {
     *("--build-arg", "--cap-add", "--cap-drop", "--device", "--health-cmd", "--init", "--memory", "--privileged"),
-    *("--security-opt", "--time", "--user", "--bind", "--make-rshared", "--now", "--recursive", "--bucket"),
+    *("--security-opt", "--user", "--bind", "--make-rshared", "--now", "--recursive", "--bucket"),
     *("--lifecycle-configuration", "--from-literal", "--containers"),
 }
 """Of docker, mount, systemctl, aws, kubectl and scripts/test."""
