@@ -7,9 +7,9 @@ out, and what is unknown is shown as it is, in the part it came with.
 from collections.abc import Iterator, Mapping, Sequence
 
 from s3mount.control.texts import Fields, duration, escaped, instant, part, size, yes
-from s3mount.control.wrong import wrongs
+from s3mount.control.wrong import earlier, wrongs
 
-NAME_WIDTH = 18
+NAME_WIDTH = 20
 PATHS_SHOWN = 10
 SKEW_SECONDS = 2
 """Less is the road."""
@@ -37,6 +37,8 @@ def status_text(answer: Fields) -> str:
     ]
     found = [escaped(line) for line in wrongs(answer)]
     lines += ["WRONG", *(f"  {line}" for line in found)] if found else ["  nothing is wrong"]
+    before = earlier(answer)
+    lines += [f"  earlier: {before}"] if before else []
     for title, rows in _sections(answer):
         told = list(rows)
         if told:
@@ -158,6 +160,10 @@ def _caches(answer: Fields) -> Rows:
             ),
         )
     for name, value in storage.items():
+        if name == "read_ahead" and not (
+            part(storage, name).get("readers") or part(storage, name).get("fetched_bytes")
+        ):
+            continue
         if name not in SHOWN_STORAGE and value != "off":
             yield from _flat(name, value if name == "cache_on_disk" else _moving(value))
 

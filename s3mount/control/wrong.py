@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from s3mount.control.texts import Fields, duration, escaped, instant, part
+from s3mount.control.texts import Fields, duration, escaped, part
 
 TROUBLES_SHOWN = 10
-SECOND_NS = 1_000_000_000
+LATELY_SECONDS = 3600.0
+"""What failed before is history, unless it still does."""
 
 
 def wrongs(answer: Fields) -> Iterator[str]:
@@ -66,22 +67,35 @@ def _conflicts(files: Fields, storage: Fields) -> Iterator[str]:
 
 
 def _troubles(troubles: Fields) -> Iterator[str]:
-    latest = troubles.get("latest")
-    if not isinstance(latest, list):
-        return
-    for trouble in latest[:TROUBLES_SHOWN]:
-        if isinstance(trouble, Mapping):
-            yield from _trouble(trouble)
-    if len(latest) > TROUBLES_SHOWN:
-        yield f"and {len(latest) - TROUBLES_SHOWN} kinds of warnings and errors more, see --json"
+    lately = [trouble for trouble in _kinds(troubles) if _is_of_late(trouble)]
+    for trouble in lately[:TROUBLES_SHOWN]:
+        yield from _trouble(trouble)
+    if len(lately) > TROUBLES_SHOWN:
+        yield f"and {len(lately) - TROUBLES_SHOWN} kinds of warnings and errors more, see --json"
 
 
 def _trouble(trouble: Fields) -> Iterator[str]:
     about = [str(trouble[name]) for name in ("operation", "errno", "about") if trouble.get(name) is not None]
-    last = trouble.get("last_ns")
-    when = instant(last // SECOND_NS * SECOND_NS) if isinstance(last, int) else "once"
-    words = f"{trouble.get('what')}{f' ({chr(32).join(about)})' if about else ''}"
-    yield f"{trouble.get('level')}, {trouble.get('count')} times, last {when}: {words}"
+    when = f"{trouble.get('count')} times, last {duration(trouble.get('age_seconds'))} ago"
+    yield f"{trouble.get('level')}, {when}: {trouble.get('what')}{f' ({chr(32).join(about)})' if about else ''}"
     if trouble.get("reason") is not None:
         yield f"    because: {trouble['reason']}"
     yield f"    to do: {trouble.get('remedy')}"
+
+
+def earlier(answer: Fields) -> str | None:
+    """What failed some time ago, in a few words."""
+    old = [trouble for trouble in _kinds(part(answer, "troubles")) if not _is_of_late(trouble)]
+    if not old:
+        return None
+    return f"{len(old)} kinds of warnings and errors, the last {duration(old[0].get('age_seconds'))} ago, see --json"
+
+
+def _kinds(troubles: Fields) -> list[Fields]:
+    latest = troubles.get("latest")
+    return [trouble for trouble in latest if isinstance(trouble, Mapping)] if isinstance(latest, list) else []
+
+
+def _is_of_late(trouble: Fields) -> bool:
+    age = trouble.get("age_seconds")
+    return not isinstance(age, (int, float)) or age <= LATELY_SECONDS

@@ -7,6 +7,8 @@ ELSE = "the log has the details"
 
 BY_WORDS: tuple[tuple[str, str], ...] = (
     (" bug", REPORT),
+    ("store unreachable", "look at the network and the store; it is asked until it answers"),
+    ("store reachable again", "nothing, it answers again"),
     ("keys hidden", "rename these objects with another S3 tool: they have names that no path can have"),
     ("conflict", "compare the copy below .s3mount/conflicts/ with the object, then delete it or put it in its place"),
     ("staging directory refused", "make room on the disk of --cache-dir, or choose another"),

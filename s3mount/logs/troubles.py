@@ -6,7 +6,9 @@ and the number of kinds is bounded all the same.
 """
 
 import logging
+import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 
 from s3mount.logs.facts import Fact, fact_of
 from s3mount.logs.remedies import remedy_of
@@ -34,7 +36,7 @@ class Trouble:
         # The latest stands for all of its kind; no exception, whose frames would keep what they refer to.
         self.fact = Fact(fact.words, fact.fields)
 
-    def told(self, kind: type[BaseException] | None) -> dict[str, object]:
+    def told(self, kind: type[BaseException] | None, now: float) -> dict[str, object]:
         fields = self.fact.fields
         about = next((str(fields[name]) for name in ABOUT if name in fields), None)
         reason = fields.get("reason", fields.get("last_reason"))
@@ -48,6 +50,7 @@ class Trouble:
             "reason": None if reason is None else str(reason)[:REASON_MAX],
             "first_ns": round(self.first * 1e9),
             "last_ns": round(self.last * 1e9),
+            "age_seconds": round(max(now - self.last, 0.0), 1),
             "remedy": remedy_of(self.fact.words, kind),
         }
 
@@ -56,8 +59,9 @@ class Troubles(logging.Handler):
     """See the module. Thread-safe as every handler is. The mutable state: the kinds, the latest last, and the counts
     of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__(logging.WARNING)
+        self._clock = clock
         self._kinds: OrderedDict[tuple[str, str, type[BaseException] | None], Trouble] = OrderedDict()
         self._counts: Counter[str] = Counter()
 
@@ -84,12 +88,13 @@ class Troubles(logging.Handler):
     @property
     def figures(self) -> dict[str, object]:
         """What `s3mount status` shows, the latest first."""
+        now = self._clock()
         self.acquire()
         try:
             return {
                 "errors": self._counts["errors"],
                 "warnings": self._counts["warnings"],
-                "latest": [trouble.told(error) for (_, _, error), trouble in reversed(self._kinds.items())],
+                "latest": [trouble.told(error, now) for (_, _, error), trouble in reversed(self._kinds.items())],
             }
         finally:
             self.release()

@@ -47,8 +47,12 @@ class Families(Collector):
             if value is not None:
                 kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
                 yield kind(figure.name, figure.help, value=value)
+        store = _table(figures, "store")
+        if store:
+            outage = _number(store, ("outage", "since_seconds")) or 0.0
+            yield _gauge("s3mount_store_outage_seconds", "How long the store is of no use; 0 while it is", outage)
         yield from _caches(figures)
-        yield from _requests(_table(figures, "store"))
+        yield from _requests(store)
         yield from _operations(_table(figures, "operations"))
         yield from _troubles(_table(figures, "troubles"))
 

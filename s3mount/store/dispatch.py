@@ -114,7 +114,7 @@ class Dispatcher:
                 course.generation = self._access.generation
                 course.usable = self.outage.usable
                 course.received = order.received_bytes() if order.received_bytes is not None else 0
-                outcome = await self._attempt(order, course.tries)
+                outcome = await self._attempt(order, course)
                 if isinstance(outcome, Reply) and (outcome.status < 300 or outcome.status == 304):
                     order.limiter.better()
                     self.outage.answered()
@@ -224,7 +224,7 @@ class Dispatcher:
                 await order.limiter.acquire()
                 return None
 
-    async def _attempt(self, order: Order, tries: Tries) -> Reply | WireError | errors.BadReply:
+    async def _attempt(self, order: Order, course: Course) -> Reply | WireError | errors.BadReply:
         """One request on the wire. What the wire or the sink found wrong is returned, for `send` to judge."""
         access = self._access
         if access.look_at is not None and access.look_at <= trio.current_time():
@@ -233,6 +233,7 @@ class Dispatcher:
         payload = EMPTY_SHA256 if not order.body else UNSIGNED_PAYLOAD
         if self._sign_payloads and order.body:
             payload = (await digest_of(order.body, "sha256")).hex()
+        tries = course.tries
         late = await self._turn(order, tries)
         if late is not None:
             return late
@@ -257,14 +258,14 @@ class Dispatcher:
             if self.aborting.refused:
                 return WireClosed("given up by `s3mount abort`", sent=False)
             self._counts[order.name] += 1
-            began, before = self.tally.clock(), 0 if order.received_bytes is None else order.received_bytes()
+            began = self.tally.clock()
             try:
                 reply = await order.wire.perform(request, sink)
             except (WireError, errors.BadReply) as error:
-                self._note(order, 0, outcome_of_failure(error), began, _sent(error), before)
+                self._note(order, outcome_of_failure(error), began, _sent(error), course)
                 return error
             except trio.Cancelled:
-                self._note(order, 0, CANCELLED, began, 0, before)
+                self._note(order, CANCELLED, began, 0, course)
                 order.in_doubt |= order.mutating
                 raise
         finally:
@@ -282,10 +283,10 @@ class Dispatcher:
             return Reply(500, reply.headers, reply.received, lie)
         return reply
 
-    def _note(self, order: Order, status: int, outcome: str, began: float, sent_bytes: int, before: int) -> None:
+    def _note(self, order: Order, outcome: str, began: float, sent_bytes: int, course: Course) -> None:
         """An attempt ended without a reply; of its body so much is there as its order tells."""
-        received = 0 if order.received_bytes is None else order.received_bytes() - before
-        self.tally.note(order.name, status, outcome, began, sent_bytes, received)
+        received = 0 if order.received_bytes is None else order.received_bytes() - course.received
+        self.tally.note(order.name, 0, outcome, began, sent_bytes, received)
 
     def _refusal_of(self, order: Order, reply: Reply) -> errors.StoreError:
         if reply.status == 403:

@@ -58,10 +58,6 @@ class Times:
         self.classes = [0] * (len(SECONDS) + 1)
         self.total_seconds = 0.0
 
-    def note(self, seconds: float) -> None:
-        self.classes[bisect_left(SECONDS, seconds)] += 1
-        self.total_seconds += seconds
-
 
 class Tally:
     """See the module."""
@@ -84,7 +80,9 @@ class Tally:
         times = self.times.get(operation)
         if times is None:
             times = self.times[operation] = Times()
-        times.note(now - began)
+        seconds = now - began
+        times.classes[bisect_left(SECONDS, seconds)] += 1
+        times.total_seconds += seconds
         self.sent_bytes += sent_bytes
         self.received_bytes += received_bytes
         if outcome in FAILURES:

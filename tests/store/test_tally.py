@@ -82,20 +82,20 @@ async def test_bytes_count_as_often_as_they_moved_and_times_as_often_as_was_aske
 async def test_a_silent_store_is_a_timeout_and_one_that_is_not_there_unreachable(
     proxy: FaultProxy, bucket: str, seaweedfs: Server
 ) -> None:
-    async with opened(config_of(proxy, bucket, stall_timeout_seconds=0.5, attempts_max=1)) as store:
+    async with opened(config_of(proxy, bucket, stall_timeout_seconds=0.5, retry_seconds=1.0)) as store:
         await store.put("k", (b"x",), NO_HEADERS)
         assert store.figures["last_failure_seconds"] is None
         proxy.add(Rule(fault="black_hole", kind="head"))
         with pytest.raises(errors.Unavailable):
             await store.head("k")
-        assert told(store)["head", "timeout", 0] == 1
+        assert told(store)["head", "timeout", 0] >= 1
         answered: Any = store.figures["last_answer_seconds"]
         failed: Any = store.figures["last_failure_seconds"]
         assert failed < answered
         proxy.stop()
         with pytest.raises(errors.Unavailable):
             await store.list_page("")
-        assert told(store)["list", "unreachable", 0] == 1
+        assert told(store)["list", "unreachable", 0] >= 1
 
 
 @run_trio

@@ -434,5 +434,5 @@ def test_an_empty_path_names_nothing() -> None:
 def test_an_answer_of_another_version_is_shown_as_far_as_it_is_known() -> None:
     assert "unknown" in status_text({})
     text = status_text({"mount": {"source": "s3://b"}, "later": {"queue": {"max_bytes": 1 << 20, "full": False}}})
-    assert "queue              max bytes 1048576 (1.0 MiB), full no" in text
+    assert "queue                max bytes 1048576 (1.0 MiB), full no" in text
     assert texts.stat_text({}, "/m")

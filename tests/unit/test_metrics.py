@@ -68,6 +68,13 @@ def test_a_mount_is_ready_when_it_serves_and_the_store_answers(
     assert unready(life, age, {"store": {"outage": outage}}, healthy_seconds=10.0) == said
 
 
+def test_an_outage_is_a_metric_that_is_0_without_one() -> None:
+    assert page({"store": {"outage": {"since_seconds": 850.0, "reason": "x"}}})["s3mount_store_outage_seconds"] == {
+        (): 850.0
+    }
+    assert page(WELL)["s3mount_store_outage_seconds"] == {(): 0.0}
+
+
 # figures as metrics
 
 

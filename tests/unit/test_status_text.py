@@ -76,15 +76,15 @@ def test_a_mount_that_is_well_is_one_screen_that_says_so() -> None:
         "  nothing is wrong",
     ]
     for words in (
-        "not stored yet     0 files, 0 bytes",
-        "requests           get 14 (1 broken connection, 4 slow down)",
-        "bodies             9.0 MiB received, 0 bytes sent",
+        "not stored yet       0 files, 0 bytes",
+        "requests             get 14 (1 broken connection, 4 slow down)",
+        "bodies               9.0 MiB received, 0 bytes sent",
         "reads from memory 75 % of 4, names 90 % of 100, listings 33 % of 3, attributes none yet",
         "3.0 MiB cached, 0 bytes unsent, limit 512.0 MiB",
-        "staging            1.0 MiB of 1.0 GiB",
-        "requests           lookup 5 (2 EIO)",
-        "can                rename",
-        "cannot             part copy",
+        "staging              1.0 MiB of 1.0 GiB",
+        "requests             lookup 5 (2 EIO)",
+        "can                  rename",
+        "cannot               part copy",
         "parts max 1000",
     ):
         assert words in text, text
@@ -118,7 +118,7 @@ def test_dirty_files_and_uploads_are_told_with_their_age_and_how_far_they_are() 
             },
         )
     )  # fmt: skip
-    assert "not stored yet     2 files, 3.0 MiB, the oldest for 1m 1s" in text
+    assert "not stored yet       2 files, 3.0 MiB, the oldest for 1m 1s" in text
     assert "a: 2.0 MiB for 1m 1s, open" in text
     assert "b: 1.0 MiB for 1s\n" in text
     assert "a: 1.0 MiB of 2.0 MiB, 1 of 2 parts, for 3s" in text
@@ -129,16 +129,25 @@ def test_dirty_files_and_uploads_are_told_with_their_age_and_how_far_they_are() 
 def test_what_is_wrong_comes_first_with_what_to_do() -> None:
     trouble = {
         "what": "file not stored, trying again", "level": "error", "count": 3, "operation": None, "about": "d/f\x1b",
-        "errno": None, "reason": "no answer", "first_ns": 0, "last_ns": 1_600_000_000_123_000_000, "remedy": "wait",
+        "errno": None, "reason": "no answer", "age_seconds": 62.5, "remedy": "wait",
     }  # fmt: skip
     text = status_text(with_figures("troubles", errors=3, latest=[trouble] * 12))
     assert text.splitlines()[2:6] == [
         "WRONG",
-        "  error, 3 times, last 2020-09-13 12:26:40 UTC: file not stored, trying again (d/f\\x1b)",
+        "  error, 3 times, last 1m 2s ago: file not stored, trying again (d/f\\x1b)",
         "      because: no answer",
         "      to do: wait",
     ]
     assert "and 2 kinds of warnings and errors more" in text
+
+
+def test_what_failed_long_ago_is_a_word_and_not_wrong_any_more() -> None:
+    trouble = {"what": "file not stored", "level": "error", "count": 3, "age_seconds": 90_000.0, "remedy": "wait"}
+    text = status_text(with_figures("troubles", errors=3, latest=[trouble]))
+    assert text.splitlines()[2:4] == [
+        "  nothing is wrong",
+        "  earlier: 1 kinds of warnings and errors, the last 1d 1h 0m 0s ago, see --json".replace("1h 0m ", "1h "),
+    ]
 
 
 def test_each_thing_that_is_wrong_is_a_line() -> None:
