@@ -5,7 +5,9 @@ A mount that hangs ends the run: the watchdog kills the daemons, frees the mount
 
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,12 +46,12 @@ class Ground:
 
 
 @contextmanager
-def ground(*, keep: bool = False) -> Iterator[Ground]:
-    """All of it for the time of the block; with `keep` the directory stays for whoever wants to look."""
+def ground() -> Iterator[Ground]:
+    """All of it for the time of the block, which SIGTERM ends, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="s3mount-soak-"))
-        if not keep:
-            stack.callback(shutil.rmtree, work, ignore_errors=True)
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
         server = start_seaweedfs(work / "server", bucket_volumes=VOLUMES)
         stack.callback(server.stop)
         place = Place(server, make_bucket(server, f"soak-{secrets.token_hex(4)}"), "soak/")

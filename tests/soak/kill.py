@@ -65,13 +65,12 @@ def main() -> int:
             print(f"{error}\n{where.watchdog.disarm()}")
             if options.keep_logs:
                 keep_logs(rounds.sides, options.keep_logs)
-            print("\n".join(rounds.figures.lines()))
             return 1
         finally:
+            print("\n".join(rounds.figures.lines()), flush=True)
             rounds.end()
         for side in rounds.sides:
             side.mounted.stop()
-        print("\n".join(rounds.figures.lines()))
     return 0
 
 
