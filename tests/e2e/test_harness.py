@@ -115,3 +115,49 @@ def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place
     assert 0.4 < time.monotonic() - began < 2
     assert place.get("f") == body
     s3.close()
+
+
+def test_the_proxy_storms_until_it_is_cleared(seaweedfs: Server, proxy: FaultProxy, place: Place) -> None:
+    """What a storm does beyond the rules above: requests and replies that are cut anywhere, effects without an answer;
+    and then nothing more."""
+    s3: Any = boto3.client(
+        "s3",
+        endpoint_url=proxy.endpoint_url,
+        aws_access_key_id=seaweedfs.access_key,
+        aws_secret_access_key=seaweedfs.secret_key,
+        region_name=seaweedfs.region,
+        config=botocore.config.Config(
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=2
+        ),
+    )
+    there = {"Bucket": place.bucket, "Key": place.prefix + "f"}
+    body = os.urandom(3_000_000)
+    proxy.add(Rule(fault="cut_request", kind="put", cut_share=0.5, times=1))
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        s3.put_object(**there, Body=body)
+    assert place.names() == []
+    proxy.add(Rule(fault="hang_reply", kind="put", times=1))
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        s3.put_object(**there, Body=body)
+    assert place.get("f") == body
+
+    def fetched() -> bytes | None:
+        try:
+            found: bytes = s3.get_object(**there)["Body"].read()
+            return found
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            return None
+
+    # Of a head that ends early boto3 believes what has come.
+    for fault in ("cut_head", "cut_body"):
+        proxy.add(Rule(fault=fault, kind="get", cut_share=0.5, times=1))
+        assert fetched() != body
+    assert proxy.injected() == {}
+    proxy.storm(seed=1, rate=1.0)
+    for number in range(5):
+        assert fetched() != body
+        assert proxy.injected().total() == number + 1
+    proxy.clear()
+    assert fetched() == body
+    assert proxy.injected().total() == 5
+    s3.close()

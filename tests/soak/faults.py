@@ -121,6 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", default=str(time.time_ns() % 10**8))
+    parser.add_argument("--rate", type=float, default=RATE, help="the share of requests that meet a fault")
     parser.add_argument("--keep-log", type=Path, help="where to copy the daemon's log when something was wrong")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
@@ -130,7 +131,7 @@ def main() -> int:
         mounted = where.mounted("faults", *OPTIONS, f"--log-level={level}", proxied=True)
         where.watchdog.arm("faults", seconds + FINISH_SECONDS + 120)
         mounted.start()
-        outcome = exercised(where, mounted, options.seed, seconds)
+        outcome = exercised(where, mounted, options.seed, seconds, rate=options.rate)
         print("\n".join(outcome.lines()), flush=True)
         grown = outcome.series.grown(Growth()) if seconds >= 300 else []
         traced = [line for line in mounted.log.splitlines() if line.startswith("Traceback")]
