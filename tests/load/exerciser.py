@@ -40,7 +40,7 @@ class Exerciser:
         self.root = root
         self.mapper = mapper.Mapper()
         self.draws = random.Random(seed)
-        self.sheets = [Sheet(f"file{number}") for number in range(FILES)]
+        self.sheets = [Sheet(f"first{number}") for number in range(FILES)]
         self.handles: dict[str, int] = {}
         self.serial = 0
         self.calls = Calls()
