@@ -17,8 +17,8 @@ from tests.e2e.watchdog import connection_of
 from tests.proxy import FaultProxy, Rule
 
 WATCHDOG_SECONDS = 2.0
-STUCK_SECONDS = 3.0
-"""After so long a loop that stands still is missed at last."""
+STUCK_SECONDS = 3.5
+"""After so long a loop that stands still is missed."""
 HEAR_SECONDS = 30.0
 STOP_SECONDS = 2.0
 TURNS = 3
@@ -108,7 +108,7 @@ def test_a_loop_that_is_stuck_is_missed_and_an_outage_is_not(
     manager.wait_for("READY=1")
     proxy.add(Rule(fault="black_hole"))
     waiting = subprocess.Popen(["ls", "-l", mounted.root / "unknown"], stderr=subprocess.DEVNULL)
-    time.sleep(STUCK_SECONDS + WATCHDOG_SECONDS)
+    time.sleep(STUCK_SECONDS)
     manager.heard()
     manager.wait_for("WATCHDOG=1")
     proxy.clear()
@@ -116,7 +116,7 @@ def test_a_loop_that_is_stuck_is_missed_and_an_outage_is_not(
     stuck = subprocess.Popen(["ls", "-l", mounted.root / "plant-stuck"], stderr=subprocess.DEVNULL)
     manager.wait_for("STATUS=the event loop has not run")
     manager.heard()
-    time.sleep(2 * WATCHDOG_SECONDS)
+    time.sleep(WATCHDOG_SECONDS)
     assert manager.heard() == []
     assert re.search("event loop stands still .*launch.py:.*:planted", mounted.log)
     mounted.expect("event loop stands still")
