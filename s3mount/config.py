@@ -233,6 +233,12 @@ class Config:
             raise UsageError("--sse and --sse-customer-key-file exclude each other: choose whose key it is")
 
     @property
+    def staging_patience_seconds(self) -> float:
+        """How long a writer waits while no space in staging is freed: as long as a part is sent again, before the store
+        gives up."""
+        return max(self.retry_seconds, self.metadata_deadline_seconds) + 2 * self.stall_timeout_seconds
+
+    @property
     def source(self) -> str:
         """What `mount` and `df` show: s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")

@@ -111,7 +111,7 @@ def deadlines(config: Config) -> Figures:
         "metadata_request_seconds": config.metadata_deadline_seconds,
         "stalled_transfer_seconds": config.stall_timeout_seconds,
         "retry_seconds": config.retry_seconds,
-        "full_staging_seconds": config.retry_seconds + 2 * config.stall_timeout_seconds,
+        "full_staging_seconds": config.staging_patience_seconds,
         "stop_seconds": config.stop_timeout_seconds,
         "control_request_seconds": config.control_request_seconds,
         "option": "--metadata-deadline, --stall-timeout, --retry-timeout, --stop-timeout",

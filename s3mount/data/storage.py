@@ -76,9 +76,7 @@ class Storage:
         self.buffers = Buffers(idle_max_bytes=memory // 16)
         self.budget = Budget(
             staging_limit_bytes,
-            # A part may be sent again for as long as that before the store gives up.
-            stall_seconds=max(config.retry_seconds, config.metadata_deadline_seconds)
-            + 2 * config.stall_timeout_seconds,
+            stall_seconds=config.staging_patience_seconds,
             reclaim=self.reclaim,
             part_bytes=config.part_size_bytes,
             write_bytes=WRITE_MAX_BYTES,
