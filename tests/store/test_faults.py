@@ -9,6 +9,7 @@ import trio
 
 from s3mount import errors
 from s3mount.config import MIB, Config
+from s3mount.store import endpoint
 from s3mount.store.base import ABSENT, Condition, Headers
 from s3mount.store.s3 import S3Store
 from tests.proxy import FaultProxy, Rule
@@ -25,7 +26,7 @@ async def mounted(proxy: FaultProxy, bucket: str, **options: object) -> AsyncIte
     quick: dict[str, object] = {
         "backoff_base_seconds": 0.01,
         "backoff_max_seconds": 0.1,
-        "stall_timeout_seconds": 2.0,
+        "stall_timeout_seconds": 10.0,
         "retry_seconds": 0.0,
     }
     config = Config(bucket=bucket, endpoint_url=proxy.endpoint_url, region="us-east-1", **(quick | options))  # type: ignore[arg-type]
@@ -225,6 +226,7 @@ async def test_expired_credentials_are_resolved_again_once(
     assert seaweedfs.limited is not None
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweedfs.limited[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweedfs.limited[1])
+    monkeypatch.setattr(endpoint, "RENEW_SECONDS", 0.0)
     async with mounted(proxy, bucket) as store:
         with pytest.raises(errors.AccessDenied):
             await store.put("k", (b"x",), NO_HEADERS)

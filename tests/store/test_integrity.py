@@ -61,7 +61,7 @@ async def test_a_body_that_was_damaged_is_refused_and_sent_again(
     proxy: FaultProxy, bucket: str, seaweedfs: Server, refuses_crc32: bool
 ) -> None:
     """With CRC32, and with Content-MD5 where the store does not take it."""
-    async with opened(config(proxy, bucket)) as store:
+    async with opened(config(proxy, bucket, stall_timeout_seconds=20.0)) as store:
         if refuses_crc32:
             proxy.add(NO_CRC32)
             await store.put("first", (b"x",), NO_HEADERS)
@@ -84,7 +84,7 @@ async def test_a_body_that_was_damaged_is_refused_and_sent_again(
 async def test_a_body_that_is_damaged_again_and_again_is_an_error_and_leaves_the_old_object(
     proxy: FaultProxy, bucket: str, seaweedfs: Server
 ) -> None:
-    async with opened(config(proxy, bucket, attempts_min=3)) as store:
+    async with opened(config(proxy, bucket, attempts_min=3, stall_timeout_seconds=20.0)) as store:
         await store.put("k", (b"old",), NO_HEADERS)
         proxy.add(Rule(fault="flip_body", kind="put"))
         with pytest.raises(errors.StoreError):

@@ -69,7 +69,7 @@ async def test_a_clock_that_jumps_is_an_error_in_words_until_it_jumps_back(proxy
         await store.put("k", (b"x",), Headers())
         for shift_seconds in (1200, -1200):
             for call in (lambda: store.head("k"), lambda: store.list_page(""), lambda: store.delete("k")):
-                with pytest.raises(errors.ClockSkew, match=r"the clock is (1199|1200|1201) s off"):
+                with pytest.raises(errors.ClockSkew, match=r"the clock is 1(19|20)\d s off"):
                     await call()
             assert store.figures["outage"] is not None
             shift_seconds = 0
