@@ -5,6 +5,7 @@ import mmap
 import os
 import re
 import resource
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ STANDARD_DESCRIPTORS = 3
 PAGE_BYTES = 4096
 STAGED_BYTES = 40 * MIB
 MORE_BYTES = 16 * MIB
-CLOSES = 1100
+CLOSES = 1400
 BESIDES_BYTES = 128 * MIB
 """What README says that the process takes beside --memory-limit."""
 
@@ -123,6 +124,7 @@ def test_a_disk_that_hangs_with_all_its_threads_holds_up_only_who_needs_it(
 
 
 @pytest.mark.slow
+@pytest.mark.seconds(400)
 def test_what_is_known_and_what_is_listed_does_not_wait_behind_a_thousand_slow_closes(
     mounts: Mounts, proxy: FaultProxy, place: Place
 ) -> None:
@@ -135,11 +137,16 @@ def test_what_is_known_and_what_is_listed_does_not_wait_behind_a_thousand_slow_c
     def write(number: int) -> None:
         (mounted.root / f"f{number}").write_bytes(b"%d" % number)
 
-    proxy.add(Rule(kind="put", delay_seconds=10))
+    def pending() -> int:
+        time.sleep(0.5)  # to ask takes the daemon's time, of which 1,000 closes need much
+        used: int = limits(mounted)["kernel_requests"]["used"]
+        return used
+
+    proxy.add(Rule(kind="put", delay_seconds=12))
     with ThreadPoolExecutor(CLOSES) as pool:
         try:
             closes = [pool.submit(write, number) for number in range(CLOSES)]
-            assert eventually(lambda: limits(mounted)["kernel_requests"]["used"] >= 1000, 60)
+            assert eventually(lambda: pending() >= 1000, 150)
             told = limits(mounted)
             assert told["upload_requests"]["used"] == told["upload_requests"]["limit"] == 32
             assert told["upload_requests"]["waiting"] > 900
@@ -150,12 +157,12 @@ def test_what_is_known_and_what_is_listed_does_not_wait_behind_a_thousand_slow_c
         finally:
             proxy.clear()
         for close in closes:
-            close.result(60)
+            close.result(120)
     assert resident_most_bytes(mounted) <= 64 * MIB + BESIDES_BYTES
     names = set(place.files())
     assert {f"f{number}" for number in range(CLOSES)} < names
     assert place.get("f77") == b"77"
-    assert eventually(lambda: limits(mounted)["kernel_requests"]["used"] == 0)
+    assert eventually(lambda: pending() == 0)
 
 
 def resident_most_bytes(mounted: Mounted) -> int:

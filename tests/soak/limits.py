@@ -38,6 +38,7 @@ READERS = 200
 READ_BYTES = 8 * MIB
 NAMES = 200_000
 NAMES_PER_DIRECTORY = 1000
+FILLED_AT_ONCE = 10_000
 MEMORY_BYTES = 256 * MIB
 BESIDES_BYTES = 128 * MIB
 """What README says that the process takes beside --memory-limit."""
@@ -143,7 +144,9 @@ def names(run: Run, readers: int, count: int) -> None:
     body = os.urandom(READ_BYTES)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: place.put(f"read/{number}", body), range(readers)))
-    fill(place, [f"d{n // NAMES_PER_DIRECTORY:04}/file-{n % NAMES_PER_DIRECTORY:06}.dat" for n in range(count)])
+    for start in range(0, count, FILLED_AT_ONCE):
+        some = range(start, min(start + FILLED_AT_ONCE, count))
+        fill(place, [f"d{n // NAMES_PER_DIRECTORY:04}/file-{n % NAMES_PER_DIRECTORY:06}.dat" for n in some])
     with run.mounted("names", f"--memory-limit={MEMORY_BYTES}") as mounted:
         before = open_files(mounted)
         with ThreadPoolExecutor(readers) as pool:
