@@ -5,9 +5,11 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import TypeVar
 
 from tests.load.sheet import Sheet
 
+T = TypeVar("T")
 TRACE = 600
 """So many of the latest calls are told when something is wrong."""
 FAULTY = {errno.EIO, errno.EACCES, errno.EBUSY}
@@ -28,14 +30,15 @@ class Calls:
         self.bytes_compared = 0
         self.trace: deque[str] = deque(maxlen=TRACE)
 
-    def attempt(self, verb: str, call: Callable[[], object], *also: int) -> tuple[object, int]:
+    def attempt(self, verb: str, call: Callable[[], T], *also: int) -> tuple[T | None, int]:
         """What a call returned, and its errno. Raises Wrong for one that neither a fault nor `also` explains."""
         began = time.monotonic()
         self.counts[verb] += 1
+        result, number = None, 0
         try:
-            result, number = call(), 0
+            result = call()
         except OSError as error:
-            result, number = None, error.errno or 0
+            number = error.errno or errno.EIO
             self.errnos[f"{verb} {errno.errorcode.get(number, number)}"] += 1
         ended = time.monotonic()
         self.slowest[verb] = max(self.slowest.get(verb, 0.0), ended - began)
@@ -44,7 +47,7 @@ class Calls:
             raise Wrong(f"{verb}: {os.strerror(number)}")
         return result, number
 
-    def attempt_of(self, sheet: Sheet, verb: str, call: Callable[[], object]) -> tuple[object, int]:
+    def attempt_of(self, sheet: Sheet, verb: str, call: Callable[[], T]) -> tuple[T | None, int]:
         """The same of a file: what may have been changed by a late effect may be gone, or another version."""
         self.trace.append(f"{sheet}")
         try:

@@ -1,8 +1,9 @@
 """Random reads and writes under faults, a program: `python -m tests.load.exerciser MOUNT DIRECTORY BUCKET PREFIX SEED`.
 
 It works in a directory of its own until SIGTERM, which comes when the faults are over: then all it has must be stored
-without an error and be in the bucket. Each file has its oracle (`sheet`). It prints one line of JSON: operations,
-errnos by operation, what was wrong. The bucket is looked at with plain boto3, at the server of the AWS variables.
+without an error and be in the bucket. Each file has its oracle (`sheet`). It says that it is ready, and in the end one
+line of JSON: operations, errnos by operation, what was wrong. The bucket is looked at with plain boto3, at the server
+of the AWS variables.
 """
 
 import errno
@@ -80,28 +81,26 @@ class Exerciser:
             self.draws.choices([act for act, _ in acts], [weight for _, weight in acts])[0](sheet)
 
     def create(self, sheet: Sheet) -> None:
-        fd, number = self.calls.attempt_of(
-            sheet, "create", lambda: os.open(self.path(sheet), os.O_RDWR | os.O_CREAT, 0o644)
-        )
-        if number:
+        fd, _ = self.calls.attempt_of(sheet, "create", lambda: os.open(self.path(sheet), os.O_RDWR | os.O_CREAT, 0o644))
+        if fd is None:
             sheet.either(EMPTY)
             return
-        self.handles[sheet.name] = int(str(fd))
+        self.handles[sheet.name] = fd
         if sheet.doubts:
+            sheet.doubts.add(EMPTY)
             self.adopt(sheet)
         else:
             sheet.now = bytearray()
             sheet.doubts.add(None)
 
     def adopt(self, sheet: Sheet) -> None:
-        """Something may have been attempted before this open: what it shows is what there is, be it empty."""
+        """Something may have been attempted before this open: what it shows is what there is."""
         fd = self.handles[sheet.name]
-        sheet.doubts.add(EMPTY)
-        found, number = self.calls.attempt_of(sheet, "look", lambda: _whole(fd))
-        if number:
+        found, _ = self.calls.attempt_of(sheet, "look", lambda: _whole(fd))
+        if found is None:
             self.drop_handle(sheet)
             sheet.unsure = True
-        elif isinstance(found, bytes):
+        else:
             right(sheet.look(found))
 
     def drop_handle(self, sheet: Sheet) -> None:
@@ -112,11 +111,11 @@ class Exerciser:
     def open(self, sheet: Sheet) -> None:
         cut = self.draws.random() < 0.15
         flags = os.O_RDWR | (os.O_TRUNC if cut else 0)
-        fd, number = self.calls.attempt_of(sheet, "open", lambda: os.open(self.path(sheet), flags))
-        if number:
+        fd, _ = self.calls.attempt_of(sheet, "open", lambda: os.open(self.path(sheet), flags))
+        if fd is None:
             sheet.either(*([EMPTY] if cut else []))
             return
-        self.handles[sheet.name] = int(str(fd))
+        self.handles[sheet.name] = fd
         if cut:
             sheet.doubts.add(sheet.shown)
             sheet.now = bytearray()
@@ -128,7 +127,7 @@ class Exerciser:
         at = self.draws.randrange(len(sheet.now) + 1)
         size = self.draws.randrange(1, READ_MAX)
         found, number = self.calls.attempt_of(sheet, "read", lambda: os.pread(self.handles[sheet.name], size, at))
-        if number == 0 and isinstance(found, bytes):
+        if found is not None:
             if not found and at < len(sheet.now):
                 raise Wrong(f"{sheet.name}: nothing at {at} of {len(sheet.now)}")
             self.calls.bytes_compared += len(found)
@@ -148,9 +147,9 @@ class Exerciser:
     def put(self, sheet: Sheet, at: int) -> None:
         largest = WRITE_MAX if self.draws.random() < 0.9 else 3 * MIB
         data = self.bytes_of(max(1, min(self.draws.randrange(1, largest), SIZE_MAX - at)))
-        count, number = self.calls.attempt_of(sheet, "write", lambda: os.pwrite(self.handles[sheet.name], data, at))
-        if number == 0:
-            sheet.write(at, data[: int(str(count))])
+        count, _ = self.calls.attempt_of(sheet, "write", lambda: os.pwrite(self.handles[sheet.name], data, at))
+        if count is not None:
+            sheet.write(at, data[:count])
 
     def truncate(self, sheet: Sheet) -> None:
         assert sheet.now is not None
@@ -229,8 +228,8 @@ class Exerciser:
         """Of a store into a mapping that SIGBUS ended each page was changed or was not."""
         assert sheet.now is not None
         deadline = time.monotonic() + LOOK_SECONDS
-        found: object = None
-        while not isinstance(found, bytes) or len(found) < len(data):
+        found: bytes | None = None
+        while found is None or len(found) < len(data):
             if time.monotonic() > deadline:
                 raise Wrong(f"{sheet.name} cannot be read where it was mapped")
             found, _ = self.calls.attempt_of(sheet, "read", lambda: os.pread(self.handles[sheet.name], len(data), at))
@@ -306,8 +305,8 @@ class Exerciser:
             sheet.now = sheet.stored = None
 
     def list_names(self) -> None:
-        names, number = self.calls.attempt("list", lambda: os.listdir(self.root))
-        if number == 0 and isinstance(names, list):
+        names, _ = self.calls.attempt("list", lambda: os.listdir(self.root))
+        if names is not None:
             for sheet in self.sheets:
                 if sheet.certain and (sheet.now is not None) != (sheet.name in names):
                     raise Wrong(f"the listing {'lacks' if sheet.now is not None else 'has'} {sheet.name}")
@@ -360,6 +359,7 @@ def main() -> int:
         exerciser.stopped = True
 
     signal.signal(signal.SIGTERM, stop)
+    print("ready", flush=True)
     try:
         exerciser.run()
         exerciser.finish()

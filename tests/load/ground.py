@@ -65,8 +65,11 @@ def ground() -> Iterator[Ground]:
 
 @contextmanager
 def programs(running: "Sequence[subprocess.Popen[str]]") -> "Iterator[Sequence[subprocess.Popen[str]]]":
-    """Programs that do not outlive the block, however it ends."""
+    """Programs that have said that they are ready, and do not outlive the block, however it ends."""
     try:
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()
         yield running
     finally:
         for process in running:

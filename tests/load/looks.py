@@ -38,7 +38,7 @@ class Looks:
         while sheet.unsure:
             found, number = self._calls.attempt_of(sheet, "look", (self._root / sheet.name).read_bytes)
             if number in {0, errno.ENOENT}:
-                right(sheet.look(found if isinstance(found, bytes) else None))
+                right(sheet.look(found))
             elif time.monotonic() > deadline:
                 raise Wrong(f"{sheet.name} cannot be read")
             elif number != errno.EIO:

@@ -1,7 +1,8 @@
 """Everything that programs do, over and over, a program: `python -m tests.load.mixer MOUNT DIRECTORY SEED`.
 
 Names are created in masses and forgotten again, content comes and goes, so that whatever a daemon keeps for good shows
-as growth. It works until SIGTERM and prints one line of JSON: what it did, and what was wrong.
+as growth. It says that it is ready, works until SIGTERM, and prints one line of JSON: what it did, and
+what was wrong.
 """
 
 import json
@@ -158,6 +159,7 @@ def main() -> int:
         mixer.stopped = True
 
     signal.signal(signal.SIGTERM, stop)
+    print("ready", flush=True)
     wrong = []
     try:
         mixer.run()

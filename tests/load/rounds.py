@@ -84,7 +84,7 @@ class Side:
     def wait_for_work(self) -> None:
         """Until each writer has begun something."""
         deadline = time.monotonic() + WRITER_SECONDS
-        while not all(self.log(writer).exists() for writer in self.writers):
+        while not all(self.log(writer).exists() and self.log(writer).stat().st_size for writer in self.writers):
             if time.monotonic() > deadline:
                 raise Broken(f"{self.name}: no writer began")
             time.sleep(0.01)

@@ -28,7 +28,8 @@ class Sheet:
     def __repr__(self) -> str:
         doubts = ", ".join("absent" if one is None else str(one) for one in self.doubts) or "none"
         unsure = " unsure" if self.unsure else ""
-        return f"<Sheet {self.name} {self.shown or 'absent'}{unsure}, doubts: {doubts}>"
+        shown = "absent" if self.now is None else f"{len(self.now)} bytes"
+        return f"<Sheet {self.name} {shown}{unsure}, doubts: {doubts}>"
 
     @property
     def shown(self) -> Version | None:

@@ -343,9 +343,8 @@ class Writer:
 def main() -> int:
     mount, directory, contest, seed, log, state = sys.argv[1:]
     os.umask(0o022)
-    writer = Writer(
-        Path(mount), directory, Path(mount) / contest, seed, Path(log), json.loads(Path(state).read_bytes())
-    )
+    known = json.loads(Path(state).read_bytes())
+    writer = Writer(Path(mount), directory, Path(mount) / contest, seed, Path(log), known)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         writer.stopped = True

@@ -72,8 +72,10 @@ def exercised(
     processes: int = PROCESSES,
     rate: float = RATE,
     delay_max_seconds: float = DELAY_MAX_SECONDS,
+    faults_min: int = 0,
 ) -> Outcome:
-    """A storm of so many seconds over a mount that runs, and the end of it in fair weather."""
+    """A storm of so many seconds over a mount that runs, longer if there were too few faults, and its end in fair
+    weather."""
     outcome, place = Outcome(), mounted.place
     environment = {**os.environ, **place.server.environment()}
     for number in range(processes):
@@ -98,7 +100,9 @@ def exercised(
 
     with programs(running), Sampler(mounted.pid, SAMPLE_SECONDS, also=count) as outcome.series:
         ends = time.monotonic() + seconds
-        while time.monotonic() < ends and all(process.poll() is None for process in running):
+        while time.monotonic() < ends or where.proxy.injected().total() < faults_min:
+            if any(process.poll() is not None for process in running):
+                break
             time.sleep(0.2)
         where.proxy.clear()
         for process in running:
