@@ -300,12 +300,13 @@ class Children(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        own = Path(f"/proc/{self.pid}/cmdline").read_bytes()
         while not self._ended.is_set():
             for path in Path(f"/proc/{self.pid}/task").glob("*/children"):
                 try:
                     for pid in map(int, path.read_text().split()):
                         found = Path(f"/proc/{pid}/cmdline").read_bytes(), Path(f"/proc/{pid}/environ").read_bytes()
-                        if found[0]:
+                        if found[0] not in (b"", own):  # until it has become another program it shows its parent's
                             self.seen[pid] = found
                 except OSError:
                     continue  # it ended meanwhile
