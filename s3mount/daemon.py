@@ -1,18 +1,16 @@
-"""The composition root and the life cycle of a mount: wiring, mounting, readiness, draining, unmounting.
+"""The composition root and the life cycle of a mount: wiring, mounting, readiness, the end.
 
 Start: the instance is locked, the bucket checked, deletions that an earlier daemon had acknowledged are finished, the
 root is listed; only then is the mountpoint taken, from a dead mount of ours too, and `s3mount mount` returns 0. What an
 earlier daemon of the instance has left in the bucket is removed after that, and which conditions the store keeps is
-found out, unless the mount is read-only. Stop: SIGTERM refuses new writers, has a child process make the kernel hand
-over its dirty pages, syncs every file, refuses writes, unmounts; a mountpoint in use is detached and served until
---stop-timeout. A crash leaves the mountpoint dead, not empty: an empty-looking one lets `rsync --delete` erase a
-mirror."""
+found out, unless the mount is read-only. How it stops is told in `stopping`. A crash leaves the mountpoint dead, not
+empty: an empty-looking one lets `rsync --delete` erase a mirror."""
 
 import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +38,7 @@ from s3mount.errors import S3MountError, StartError
 from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_options
 from s3mount.heartbeat import Heartbeat
 from s3mount.inside import Inside
+from s3mount.stopping import Stopping
 from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.replies import forget_parsed
@@ -52,10 +51,6 @@ from s3mount.vfs.filesystem import FileSystem
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-GRACE_SECONDS = 0.5
-"""For answers that are on their way when the main loop is ended."""
-LAST_SYNC_SECONDS = 2.0
-"""What is left for the last look, whatever the stop has taken."""
 RECOVER_SECONDS = 20.0
 """How long a start waits for renames that were cut short: less than what starts it waits for us."""
 IDLE_TASKS_MIN = 8
@@ -133,10 +128,9 @@ class Daemon:
         self._ready = ready
         self._reports = reports
         self._inside = inside
-        # The mutable state is what ended the mount: the reason it could not start, and the paths that were lost.
+        self._stopping = Stopping(config, inside, reports, terminate=pyfuse3.terminate)
+        # The mutable state is the reason why the mount could not start.
         self._failure: StartError | None = None
-        self._lost: set[str] = set()
-        self._stop_by: float | None = None
 
     async def run(self) -> int:
         """Serve until unmounted or told to stop; the exit status. Raises StartError."""
@@ -149,10 +143,11 @@ class Daemon:
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
-        for path in sorted(self._lost):
+        lost = self._stopping.lost
+        for path in sorted(lost):
             log.error("file was lost path=%s", path)
-        log.info("stopped source=%s lost=%d", self._config.source, len(self._lost))
-        return 1 if self._lost else 0
+        log.info("stopped source=%s lost=%d", self._config.source, len(lost))
+        return 1 if lost else 0
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         config = self._config
@@ -205,7 +200,7 @@ class Daemon:
             begun = trio.Event()
             under_way = self._mount(filesystem, begun)
             async with trio.open_nursery() as session:
-                session.start_soon(self._stop_on_signal, signals, filesystem, session.cancel_scope)
+                session.start_soon(self._stopping.on_signals, signals, filesystem, session.cancel_scope)
                 await session.start(self._attend, filesystem, store, storage, findings, under_way, threads)
                 session.start_soon(garbage.collect, forget_parsed)
                 session.start_soon(self._announce, begun)
@@ -220,14 +215,7 @@ class Daemon:
                 pyfuse3.trio = turns.for_pyfuse3()  # type: ignore[attr-defined]
                 await pyfuse3.main(min_tasks=IDLE_TASKS_MIN, max_tasks=config.requests_max)
                 session.cancel_scope.cancel()
-            self._inside.life = "ending"
-            await self._reports.stopping(seconds=config.stop_timeout_seconds)
-            # What a RELEASE that never reached us would have stored: the kernel drops requests at an unmount.
-            now = trio.current_time()
-            stop_by = self._stop_by or now + config.stop_timeout_seconds
-            stop_by = max(stop_by, now + LAST_SYNC_SECONDS)
-            await self._sync_all(filesystem, stop_by)
-            with trio.move_on_at(stop_by):
+            with trio.move_on_at(await self._stopping.last_sync(filesystem)):
                 await storage.orphans.drop_all()
         pyfuse3.close(unmount=False)
 
@@ -281,7 +269,7 @@ class Daemon:
                 background_max=config.kernel_background_max,
             )
         )
-        self._inside.life = "serving" if self._stop_by is None else "stopping"
+        self._inside.life = "stopping" if self._stopping.begun else "serving"
         log.info("mounted source=%s mountpoint=%s pid=%d", config.source, config.mountpoint, os.getpid())
         await self._reports.ready()
         self._ready()
@@ -359,58 +347,3 @@ class Daemon:
         nursery.start_soon(recover)
         with trio.move_on_after(RECOVER_SECONDS):
             await over.wait()
-
-    async def _stop_on_signal(
-        self, signals: AsyncIterator[int], filesystem: FileSystem, session: trio.CancelScope
-    ) -> None:
-        async with trio.open_nursery() as nursery:
-            async for number in signals:
-                if self._stop_by is not None:
-                    log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
-                    await self._end(filesystem, session)
-                    return
-                self._stop_by = trio.current_time() + self._config.stop_timeout_seconds
-                self._inside.life = "stopping"
-                log.info("stopping signal=%s", signal.Signals(number).name)
-                nursery.start_soon(self._stop, filesystem, session, self._stop_by)
-                nursery.start_soon(partial(self._reports.stopping, seconds=self._config.stop_timeout_seconds))
-
-    async def _stop(self, filesystem: FileSystem, session: trio.CancelScope, deadline: float) -> None:
-        config = self._config
-        filesystem.refuse_new_writers()
-        paths = filesystem.paths_open_for_writing()
-        if paths:
-            # Half of the time is kept for the uploads.
-            with trio.move_on_after(config.stop_timeout_seconds / 2):
-                await self._drain_kernel(filesystem, paths)
-                await draining.quiet(filesystem)
-        with trio.move_on_at(deadline):
-            self._lost.update(await filesystem.sync_all())
-        filesystem.refuse_writes()
-        await self._sync_all(filesystem, deadline)  # what came meanwhile
-        problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
-        if problem is not None:
-            log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
-            await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
-        # The kernel tells the main loop that nobody uses the mount any more; this task is cancelled then.
-        await trio.sleep_until(deadline)
-        await self._end(filesystem, session)
-
-    async def _end(self, filesystem: FileSystem, session: trio.CancelScope) -> None:
-        """Stop serving, whoever still waits for an answer."""
-        pyfuse3.terminate()
-        await trio.sleep(GRACE_SECONDS)
-        self._lost.update(filesystem.paths_not_stored())
-        session.cancel()
-
-    async def _sync_all(self, filesystem: FileSystem, deadline: float) -> None:
-        """Store every dirty file, in time; what is not stored then is lost."""
-        with trio.move_on_at(deadline):
-            self._lost.update(await filesystem.sync_all())
-        self._lost.update(filesystem.paths_not_stored())
-
-    async def _drain_kernel(self, filesystem: FileSystem, paths: list[str]) -> None:
-        try:
-            await draining.drain(filesystem, self._config.mountpoint, paths)
-        except S3MountError as error:
-            log.warning("what the kernel holds was not asked for reason=%s", error)
