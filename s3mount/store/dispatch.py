@@ -210,8 +210,6 @@ class Dispatcher:
 
     async def _turn(self, order: Order, tries: Tries) -> WireError | None:
         """Wait for a slot; why none was got in time."""
-        if order.limiter.take():
-            return None
         patience = self._backoff.retry_seconds + SILENCES_MIN * order.stall_seconds
         while True:
             # In an outage each slot is held for a stall time-out: a long queue would wait that many times.
@@ -234,9 +232,10 @@ class Dispatcher:
         if self._sign_payloads and order.body:
             payload = (await digest_of(order.body, "sha256")).hex()
         tries = course.tries
-        late = await self._turn(order, tries)
-        if late is not None:
-            return late
+        if not order.limiter.take():
+            late = await self._turn(order, tries)
+            if late is not None:
+                return late
         try:
             # Signed with the slot in hand: a signature gets old in the queue.
             address, path = access.address, access.address.path + order.path or "/"
