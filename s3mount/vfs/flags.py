@@ -34,7 +34,7 @@ from s3mount.errors import (
 )
 from s3mount.store.base import ABSENT, ALWAYS, Body, Condition, Headers, Listed, ObjectInfo, ObjectStore, Page
 from s3mount.vfs.directory import Directory, Raising
-from s3mount.vfs.keys import escaped
+from s3mount.vfs.keys import BEGIN, escaped
 from s3mount.vfs.metadata import metadata_with, special_of
 from s3mount.vfs.tree import Tree
 
@@ -205,7 +205,10 @@ def learn_flag(directory: Directory, page: Page, start: str, asked: float) -> bo
     size = objects[index].size if index < len(objects) and objects[index].key == key else None
     if size is None:
         last = max(objects[-1].key if objects else "", page.prefixes[-1] if page.prefixes else "")
-        if start >= FLAG or (page.token is not None and last <= key):
+        # Where the page before ended with the prefix `.s3mount/`, it ended behind the flag, which sorts before that
+        # slash, and with a name that sorts before the flag.
+        behind = start != BEGIN and f"{start}/" > FLAG
+        if behind or (page.token is not None and last <= key):
             return False
     note_flag(directory, asked, page.date_ns, size=size)
     return True

@@ -515,3 +515,16 @@ async def test_a_directory_moved_onto_an_empty_one_does_not_get_its_attributes(t
         assert store.keys() == [FLAG, "e/f"]
     async with mounted(store, tmp_path) as kernel:
         assert (await kernel.stat("e")).mode == stat.S_IFDIR | 0o755
+
+
+@run_virtual
+async def test_a_page_that_ends_with_our_own_prefix_has_come_past_the_flag(tmp_path: Path) -> None:
+    """`.s3mount-attrs` sorts before `.s3mount/`, and behind the name `.s3mount`."""
+    store = MemoryStore(page_max=2, latency_seconds=0.1)
+    store.place(f"{FLAG}", b"1")
+    store.place(".s3mount/conflicts/copy")
+    store.place("d/file")
+    store.place("link", b"target", Headers(metadata={"mode": str(stat.S_IFLNK | 0o777)}))
+    async with mounted(store, tmp_path) as kernel:
+        assert await kernel.listdir() == ["d", "link"]
+        assert stat.S_ISLNK((await kernel.stat("link")).mode)
