@@ -7,12 +7,13 @@ listings.
 
 import os
 import stat
+from dataclasses import replace
 
 import trio
 
 from s3mount.data.file import File
 from s3mount.errors import Exists, IsADirectory, NotADirectory, NotEmpty, PreconditionFailed, S3MountError
-from s3mount.store.base import ABSENT, Listed
+from s3mount.store.base import ABSENT, Listed, Page
 from s3mount.vfs.attributes import Caller, Fh
 from s3mount.vfs.carrying import Fields, born, headers_with, show, special_in
 from s3mount.vfs.directory_attributes import describe_new, told
@@ -286,6 +287,7 @@ async def check_empty(tree: Tree, inode: Inode) -> None:
             # Its pages are smaller: what is not pending may be on the next one.
             await tree.deleting.settle(directory)
             page = await tree.store.list_page(directory.prefix, max_keys=NOT_EMPTY_KEYS)
+        page = await _filled(tree, directory.prefix, page)
         others = [listed for listed in page.objects if going.get(listed.key) != listed.etag]
         if all(is_kept_beside(directory.prefix, listed) for listed in others):
             directory.marker = any(listed.key == directory.prefix for listed in others)
@@ -293,6 +295,15 @@ async def check_empty(tree: Tree, inode: Inode) -> None:
             if not directory.local:
                 return
     raise NotEmpty(inode.path)
+
+
+async def _filled(tree: Tree, prefix: str, page: Page) -> Page:
+    """What a page has, and what follows where it is smaller than was asked for: a marker and a flag alone do not tell
+    that nothing else is there."""
+    while page.token is not None and len(page.objects) < NOT_EMPTY_KEYS:
+        following = await tree.store.list_page(prefix, token=page.token, max_keys=NOT_EMPTY_KEYS)
+        page = replace(page, objects=page.objects + following.objects, token=following.token)
+    return page
 
 
 async def keep_directory(tree: Tree, parent: Inode, name: str) -> None:

@@ -647,3 +647,17 @@ async def test_a_cancelled_lookup_leaves_no_trace_and_the_next_one_asks_anew(tmp
             assert scope.cancelled_caught
         assert (await kernel.fs.lookup(parent, b"f05")).size == 1
         assert kernel.fs._inodes.get(parent).contents._overlays == {}
+
+
+@run_virtual
+async def test_a_directory_is_not_empty_because_its_first_page_has_only_what_is_kept_beside(tmp_path: Path) -> None:
+    """A store may tell less than it was asked for, and that there is more."""
+    store = MemoryStore(page_max=2)
+    for key in ("d/", "d/.s3mount-attrs", "d/file", "other/"):
+        store.place(key)
+    async with mounted(store, tmp_path) as kernel:
+        with pytest.raises(NotEmpty):
+            await kernel.rmdir("d")
+        with pytest.raises(NotEmpty):
+            await kernel.rename("other", "d")
+    assert store.keys() == ["d/", "d/.s3mount-attrs", "d/file", "other/"]
