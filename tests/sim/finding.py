@@ -1,5 +1,6 @@
 """Which version an open has found: it must be one that the path had lately, or that the mount itself is changing."""
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from s3mount.vfs.inodes import Inode
@@ -39,6 +40,8 @@ class Finding:
             node = self._ledger.node(self._mount.number, path, self._base(file.base.etag, path, start))
             if (file.dirty or file.busy) and how != "t":  # truncated by path, and not stored yet
                 self._ledger.write(node, node.content[: file.size].ljust(file.size, b"\0"))
+                if node.content in self._ledger.bodies(path, -inf):
+                    node.stored = len(node.states) - 1  # the reply is on its way
         if inode.linked:
             node.keys.add(inode.key)
         for touch in self._ledger.touches:

@@ -49,6 +49,8 @@ class Node:
     """Unlinked or replaced: what it has is nobody's."""
     failed: bool = False
     """A call of its has failed: the error stays, or the bytes were dropped."""
+    astray: bool = False
+    """A rename of it has failed: nobody can say what it is called."""
     opened_at: float = 0.0
     waits: int = 0
     """Writes and truncations under way."""
@@ -236,7 +238,7 @@ class Ledger:
         return None
 
     def _fault_of_state(self, node: Node, index: int, key: str, before: MemoryObject | None) -> str | None:
-        if key not in node.keys:
+        if key not in node.keys and not node.astray:
             return f"its file of these bytes is called {sorted(node.keys) or 'nothing'}"
         if index < node.acked:
             return "the file had newer bytes acknowledged"

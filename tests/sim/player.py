@@ -209,7 +209,7 @@ class Player:
         promised = len(node.states) - 1 - node.waits
         paths = tuple(node.keys)
         await self._call(words, act, paths, node=node)
-        if not whole or node.gone or not paths:
+        if not whole or node.gone or node.astray or not paths:
             return
         if node.stored < promised and not any(self._ledger.touched(path, start) for path in paths):
             raise Broken(f"{words} answered 0, and the bucket never had {brief(node.states[promised])}")
@@ -256,7 +256,12 @@ class Player:
         replaced = self.world.nodes_below(self.mount, new)
         for node in moved:
             node.keys |= {future for key in node.keys if (future := moved_to(key, old, new))}
-        await self._call(f"rename {old} {new}", lambda: self.kernel.rename(old, new), (old, new), touch=touch)
+        try:
+            await self._call(f"rename {old} {new}", lambda: self.kernel.rename(old, new), (old, new), touch=touch)
+        except Failed:
+            for node in moved:
+                node.astray = True
+            raise
         for node in replaced:
             if node not in moved:
                 node.gone = True
