@@ -96,7 +96,7 @@ class Handles:
         if state.failing and not writable:
             raise Unavailable(f"{inode.path}: its bytes wait to be stored")
         state.handles += 1
-        carried = state.carried
+        carried, linked = state.carried, inode.linked
         try:
             file = state.file
             if file is None:
@@ -119,7 +119,7 @@ class Handles:
             raise
         fh = self._add(inode, state, flags, caller)
         file = self._file(self.get(fh))
-        if gone or file.parted or (readable and file.forgone):
+        if gone or file.parted or (readable and file.forgone) or (writable and linked and not inode.linked):
             # While we asked. Whoever closed it meanwhile has left the last release to us.
             self._tree.background(self.release, fh)
             raise Stale(f"{inode.path}: the file is another one now")

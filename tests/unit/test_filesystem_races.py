@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from s3mount.config import MIB
-from s3mount.errors import FileSystemError, FileTooBig, NoSuchBucket, Unavailable
+from s3mount.errors import FileSystemError, FileTooBig, NoEntry, NoSuchBucket, Unavailable
 from tests.kernel_model import mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
@@ -135,3 +135,29 @@ async def test_after_a_write_that_was_refused_the_path_has_another_inode(tmp_pat
         assert await kernel.ino("f") != former
         assert await kernel.read("f") == b"old"
         assert kernel.fs.paths_not_stored() == []
+
+
+@run_virtual
+async def test_two_writers_that_open_a_file_which_another_client_has_just_removed_write_to_one_file(
+    tmp_path: Path,
+) -> None:
+    """The first one's look lets go of the inode while the second one still looks."""
+    store = MemoryStore(latency_seconds=0.1)
+    store.place("f", b"old")
+    async with mounted(store, tmp_path) as kernel:
+        await kernel.stat("f")
+        store.remove("f")
+
+        async def look() -> None:
+            with pytest.raises(NoEntry):
+                await kernel.open("f", os.O_RDWR)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await trio.sleep(0.05)
+            fh = await kernel.open("f", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        assert kernel.fs._handles.get(fh).inode.linked
+        await kernel.fs.write(fh, 0, b"new")
+        await kernel.rename("f", "g")
+        await kernel.close(fh)
+    assert {key: store.body(key) for key in store.objects} == {"g": b"new"}
