@@ -1,6 +1,6 @@
 """The requests of programs that have no answer yet, by number: how many, of which kind, and when those of now are over.
 
-Knows nothing of what they ask. The mutable state: the table, the most there were at once, and who waits.
+Knows nothing of what they ask. The mutable state: the table, the most there were at once, and what wakes who waits.
 """
 
 from collections import Counter
@@ -31,8 +31,9 @@ class UnderWay:
 
     def end(self, number: int) -> None:
         del self._names[number]
-        if self._ended is not None:
-            self._ended.set()
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.set()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -49,6 +50,6 @@ class UnderWay:
     async def over(self, latest: int, *, but: Collection[str] = ()) -> None:
         """Until every request up to this number has its answer, `but` those of some names."""
         while any(number <= latest and name not in but for number, name in self._names.items()):
-            ended = self._ended = trio.Event()
-            await ended.wait()
-        self._ended = None
+            if self._ended is None:  # else somebody waits already
+                self._ended = trio.Event()
+            await self._ended.wait()
