@@ -63,23 +63,27 @@ class Backlog:
             self._begin(inode.path, self._store_attributes, inode)
         if count := self._tree.deleting.pending_count:
             self._begin("deletions", self._delete, count=count)
-        for kept in self._handles.closing.kept:
-            self._begin(kept.inode.path, self._store_kept, kept, file=kept.file)
-        self._begin_files(open_ones=False)
+        open_ones = {inode for inode in self._tree.with_files if inode.own.writers}
+        self._begin_files(lambda inode: not inode.own.writers)
         await self._drain(drain)
-        self._begin_files(open_ones=True)
+        # Some may have been closed meanwhile: they are stored by their release, or kept, and nobody has told us.
+        self._begin_files(lambda inode: inode.own.writers > 0 or inode in open_ones)
         while self._files or self._others:
             self._settled = trio.Event()
             await self._settled.wait()
 
-    def _begin_files(self, *, open_ones: bool) -> None:
+    def _begin_files(self, wanted: Callable[[Inode], bool]) -> None:
         """Those that programs have open are stored once the kernel has told all of them."""
-        for inode in self._tree.inodes:
-            state = inode.state
-            if state is None or state.file is None or not named(inode) or not unstored(state):
+        kept_files = {kept.inode: kept for kept in self._handles.closing.kept}
+        for inode in self._tree.with_files:
+            state = inode.own
+            if state.file is None or not named(inode) or not unstored(state) or not wanted(inode):
                 continue
-            if bool(state.writers) is open_ones and (open_ones or not state.failing):
+            kept = kept_files.get(inode)
+            if state.writers or not state.failing:
                 self._begin(inode.path, state.file.sync, file=state.file)
+            elif kept is not None:
+                self._begin(inode.path, self._store_kept, kept, file=kept.file)
 
     async def _drain(self, drain: Drain) -> None:
         drained: dict[Inode, str] = {}

@@ -203,3 +203,23 @@ async def test_parts_count_as_soon_as_they_are_sent(tmp_path: Path) -> None:
         assert sorted(reached) == reached
         assert {5 * MIB, 10 * MIB, 25 * MIB} <= set(reached)
         assert reached[-1] == backlog.bytes_total == 30 * MIB
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@run_virtual
+async def test_a_file_that_is_closed_while_the_kernel_is_asked_is_stored_or_named(tmp_path: Path, fails: bool) -> None:
+    """What a mapping left dirty after the last flush only the release stores, and no program is told how that went."""
+    async with busy_mount(tmp_path) as (kernel, store, writer), trio.open_nursery() as nursery:
+        if fails:
+            store.fail("put", DOWN, key="open", times=2)
+        store.latency_seconds = 1.0
+
+        async def drain(_paths: list[str]) -> None:
+            await trio.sleep(10)  # all else is stored by now
+            nursery.start_soon(kernel.fs.release, writer)
+            await trio.sleep(1.5 if fails else 0.5)
+
+        backlog = kernel.fs.backlog()
+        await backlog.store(drain)
+        assert [failure.path for failure in backlog.failures] == (["open"] if fails else [])
+        assert ("open" in store.objects) is not fails
