@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -38,8 +39,10 @@ async def drain(filesystem: FileSystem, mountpoint: Path, paths: list[str]) -> b
     assert process.stderr is not None
     try:
         with filesystem.drained_by(process.pid):
-            async with process.stdin:
-                await process.stdin.send_all(b"\0".join(os.fsencode(path) for path in paths))
+            # One that has ended takes nothing: its status and its words say why.
+            with suppress(trio.BrokenResourceError):
+                async with process.stdin:
+                    await process.stdin.send_all(b"\0".join(os.fsencode(path) for path in paths))
             said = b"".join([chunk async for chunk in process.stderr])
             status = await process.wait()
     finally:
