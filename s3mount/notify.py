@@ -33,6 +33,7 @@ BEATS_MISSED = 3.0
 STOP_MARGIN_SECONDS = 15.0
 """What ending takes beside storing: unmounting, answers on their way, the interpreter."""
 FRAMES_MAX = 12
+ALIVE = ("WATCHDOG=1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,13 @@ def supervisor(environ: MutableMapping[str, str], *, pid: int) -> Supervisor | N
 
 @dataclass(slots=True)
 class Reports:
-    """What one mount has a service manager told. The mutable state: whether it was told of the end, and the event that
-    ends the thread."""
+    """What one mount has a service manager told. The mutable state: the status that the loop has told last (the thread
+    takes it back when it has told another), whether the end was told, and the event that ends the thread."""
 
     supervisor: Supervisor | None
     heart: Heartbeat
     foreground: bool = True
+    _told: str = ""
     _stopping: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -94,14 +96,13 @@ class Reports:
         if self.supervisor.watchdog_seconds is not None:
             period, main = self.supervisor.watchdog_seconds / 2, threading.get_ident()
             threading.Thread(target=self._watch, args=(period, main), name="watchdog", daemon=True).start()
-        told = ""
         try:
             while True:
                 began = time.perf_counter()
                 text = status()
                 cost = time.perf_counter() - began
-                if text != told and not self._stopping:
-                    told = text
+                if text != self._told and not self._stopping:
+                    self._told = text
                     await self._tell(f"STATUS={text}")
                 await trio.sleep(max(STATUS_SECONDS, cost * STATUS_SHARE))
         finally:
@@ -118,6 +119,8 @@ class Reports:
             facts = pulse.facts(main)
             if facts:
                 self.supervisor.tell(*facts)
+                if facts != ALIVE:
+                    self._told = ""  # when the loop goes on it says again how it is doing
             if self._ended.wait(period_seconds):
                 return
 
@@ -135,7 +138,7 @@ class Pulse:
         age = self.heart.age_seconds
         if age < self.patience_seconds:
             self._stands = False
-            return ("WATCHDOG=1",)
+            return ALIVE
         if self._stands:
             return ()
         self._stands = True

@@ -162,6 +162,27 @@ def test_a_loop_that_is_stuck_is_missed_by_the_watchdog(address: str, listener: 
     assert ["WATCHDOG=1"] not in listener.heard()
 
 
+def test_a_loop_that_goes_on_says_again_how_it_is_doing(address: str, listener: Listener) -> None:
+    """Or the service manager would show for ever that it stands still."""
+    now = [0.0]
+    heart = Heartbeat(lambda: now[0])
+    reports = Reports(Supervisor(address, watchdog_seconds=0.02), heart)
+
+    def said() -> str:
+        return next(words for (words,) in iter(listener.hear, None) if words.startswith("STATUS="))
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reports.run, lambda: "well")
+            assert await trio.to_thread.run_sync(said) == "STATUS=well"
+            now[0] = 1000.0
+            assert (await trio.to_thread.run_sync(said)).startswith("STATUS=the event loop has not run")
+            assert await trio.to_thread.run_sync(said) == "STATUS=well"
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=trio.testing.MockClock(rate=100))  # it cannot jump: a thread sends
+
+
 def test_a_loop_that_runs_feeds_the_watchdog_until_it_ends(address: str, listener: Listener) -> None:
     reports = Reports(Supervisor(address, watchdog_seconds=0.02), heart_of_age(0.0))
 
