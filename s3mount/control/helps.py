@@ -41,6 +41,6 @@ usage: s3mount healthcheck [--timeout TIME] [--ready] MOUNTPOINT
 For containers and probes. Exit status 0 when the mount is there, its daemon
 answers, and it answers programs, all within TIME (5s); else 1 and one line. It
 asks the store nothing, and a store that is down is no reason to restart: with
---ready that is a failure, too, and so is a mount that is being stopped; a store
-that was not reached lately is then asked once more.
+--ready an outage that the log has told of is a failure, too, and so is a mount
+that is being stopped.
 """
