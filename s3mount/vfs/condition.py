@@ -1,6 +1,7 @@
 """How a mount is doing in one line, for a service manager; pure, no state.
 
-It looks at every inode once and builds no path: `figures` is for people who ask, this is asked every few seconds.
+It looks at the files that are known and builds no path: `figures` is for people who ask, this is asked every few
+seconds, however many names the kernel holds.
 """
 
 from dataclasses import dataclass
@@ -35,9 +36,9 @@ class Condition:
 
 def condition(tree: Tree, changing: Changing) -> Condition:
     dirty = uploading = failing = 0
-    for inode in tree.inodes:
-        state = inode.state
-        if state is None or not named(inode):
+    for inode in tree.with_files:
+        state = inode.own
+        if not named(inode):
             continue
         if unstored(state):
             dirty += 1
