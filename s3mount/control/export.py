@@ -46,7 +46,7 @@ def opened(directory: str) -> Iterator[int]:
 def export(directory: int, path: str, fetch: Fetch) -> int:
     """Write one file below the open directory; its size. Raises ControlError."""
     *parents, name = names = path.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in names):
+    if any(part in ("", ".", "..") for part in names) or not _is_encodable(path):
         raise ControlError("the daemon has named a path that no file can have")
     try:
         with _parent(directory, parents) as parent:
@@ -68,6 +68,13 @@ def export(directory: int, path: str, fetch: Fetch) -> int:
     except OSError as error:
         raise ControlError(f"was not written: {error.strerror}") from None
     return size
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def test_a_file_comes_whole_at_its_path_for_its_owner_alone(tmp_path: Path) -> N
     assert (tmp_path / "out/a/empty").read_bytes() == b""
 
 
-@pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "", "a//x", "./x", "a\0b", ".."])
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "", "a//x", "./x", "a\0b", "..", "a/\ud800"])
 def test_a_daemon_names_nothing_outside_of_the_directory(tmp_path: Path, path: str) -> None:
     with export.opened(str(tmp_path / "out")) as directory, pytest.raises(ControlError, match="no file can have"):
         export.export(directory, path, fetch)
