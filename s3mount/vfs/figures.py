@@ -31,8 +31,7 @@ def counts(tree: Tree, handles: int) -> dict[str, int]:
 
 
 def _files(tree: Tree) -> dict[str, object]:
-    dirty: dict[str, Backlog] = {}
-    open_now: set[str] = set()
+    dirty: list[tuple[str, Backlog, bool]] = []  # a conflict's copy may have the path of another
     failing: list[str] = []
     conflicts: list[str] = []
     uploads: list[tuple[str, Progress]] = []
@@ -44,9 +43,7 @@ def _files(tree: Tree) -> dict[str, object]:
         writers += state.writers
         backlog = state.file.backlog
         if unstored(state):
-            dirty[inode.path] = backlog
-            if state.handles:
-                open_now.add(inode.path)
+            dirty.append((inode.path, backlog, state.handles > 0))
         if backlog.upload is not None:
             uploads.append((inode.path, backlog.upload))
         if state.failing:
@@ -54,20 +51,15 @@ def _files(tree: Tree) -> dict[str, object]:
         if state.file.parted:
             conflicts.append(inode.path)
     now = trio.current_time()
-    oldest = sorted(dirty, key=lambda path: (_age(dirty[path].since, now), path), reverse=True)
+    aged = sorted([(_age(backlog.since, now), path, backlog.bytes, is_open) for path, backlog, is_open in dirty])[::-1]
     return {
-        "dirty_files": _paths(list(dirty)),
+        "dirty_files": _paths([path for path, _, _ in dirty]),
         "dirty": {
-            "bytes": sum([backlog.bytes for backlog in dirty.values()]),
-            "oldest_seconds": _age(dirty[oldest[0]].since, now) if oldest else 0.0,
+            "bytes": sum([backlog.bytes for _, backlog, _ in dirty]),
+            "oldest_seconds": aged[0][0] if aged else 0.0,
             "files": [
-                {
-                    "path": path,
-                    "bytes": dirty[path].bytes,
-                    "seconds": _age(dirty[path].since, now),
-                    "open": path in open_now,
-                }
-                for path in oldest[:PATHS_MAX]
+                {"path": path, "bytes": unsent_bytes, "seconds": seconds, "open": is_open}
+                for seconds, path, unsent_bytes, is_open in aged[:PATHS_MAX]
             ],
         },
         "uploads": {

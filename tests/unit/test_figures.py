@@ -1,13 +1,15 @@
 """What `s3mount status` tells of a mount: each figure while there is something to tell, and not after it."""
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from s3mount.control.status import status_text
-from s3mount.errors import AccessDenied, Unavailable
+from s3mount.errors import AccessDenied, Stale, Unavailable
 from s3mount.vfs.attributes import Changes
 from tests.kernel_model import ME, Kernel, mounted
 from tests.memory_store import Call, MemoryStore
@@ -119,3 +121,25 @@ def test_each_item_of_a_list_is_a_line_that_names_its_parts() -> None:
         ["renames", "from a/, to b/, done 3, total 500"],
         ["from", "c/, to d\\n/, phase moving, host h, began 2020-09-13 12:26:40 UTC"],
     ]
+
+
+@run_virtual
+async def test_a_conflicts_copy_and_the_file_that_has_its_path_now_are_two_files_with_bytes_of_their_own(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    store.place("a", b"old")
+    async with mounted(store, tmp_path) as kernel:
+        loser = await kernel.open("a", os.O_RDWR)
+        await kernel.fs.write(loser, 0, b"lost")
+        store.place("a", b"theirs")
+        with pytest.raises(Stale):
+            await kernel.fs.flush(loser)
+        await trio.sleep(10)  # the path is looked up anew
+        writer = await kernel.open("a", os.O_RDWR)
+        await kernel.fs.write(loser, 0, b"lost again")
+        await kernel.fs.write(writer, 0, b"here")
+        told = figures(kernel)
+        assert told["dirty_files"] == {"count": 2, "paths": ["a", "a"]}
+        assert told["dirty"]["bytes"] == len(b"lost again") + len(b"here")
+        assert len(told["dirty"]["files"]) == 2
