@@ -18,10 +18,12 @@ def abort(path: str, *, force: bool) -> int:
     mountpoint = location.mount.mountpoint
     try:
         _, answer = ask(path, "abort", {})
-    except Silent as silent:
-        if not force:
-            raise ControlError(f"{silent}; `s3mount abort --force {mountpoint}` gives the mount up") from None
-        return _give_up(location)
+    except ControlError as error:
+        if force:
+            return _give_up(location)
+        if isinstance(error, Silent):
+            raise ControlError(f"{error}; `s3mount abort --force {mountpoint}` gives the mount up") from None
+        raise
     count, left = answer.get("count"), answer.get("left")
     print(f"{count} requests of programs were failed")
     if not isinstance(left, dict) or not left:

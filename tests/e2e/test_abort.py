@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from s3mount import kernel
+from s3mount.control import sockets
 from tests.e2e.asking import begun, refused, s3mount
 from tests.e2e.mounting import Mounted, Mounts, Place, eventually, finish, hear, python, say
 from tests.proxy import FaultProxy, Rule
@@ -120,6 +122,27 @@ def test_a_daemon_that_does_not_answer_is_given_up_by_force_and_stores_what_it_h
     mount.start()
     assert os.listdir(mount.root) == ["held"]
     assert (mount.root / "held").read_bytes() == b"written here"
+
+
+def test_force_helps_where_the_daemon_cannot_even_be_asked(mount: Mounted) -> None:
+    """Its socket is gone, and it does not run, so that it makes no other."""
+    if os.geteuid() != 0:
+        pytest.skip("only root ends a connection")
+    entry = kernel.mount_at(mount.root)
+    assert entry is not None
+    mount.signal(signal.SIGSTOP)
+    hung = subprocess.Popen(["stat", mount.root / "missing"], stderr=subprocess.PIPE, text=True)
+    try:
+        (sockets.directories(os.geteuid())[0] / sockets.name_of(entry.device)).unlink()
+        assert "has no control socket" in refused("abort", mount.root)
+        forced = s3mount("abort", "--force", mount.root)
+        assert (forced.returncode, forced.stderr.count("\n")) == (0, 1)
+        assert hung.wait(60) == 1
+    finally:
+        mount.signal(signal.SIGCONT)
+        hung.communicate()
+    mount.wait()
+    mount.start()
 
 
 def test_where_nothing_waits_one_line_says_so(mount: Mounted, tmp_path: Path) -> None:
