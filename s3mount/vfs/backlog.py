@@ -88,11 +88,7 @@ class Backlog:
     async def _drain(self, drain: Drain) -> None:
         drained: dict[Inode, str] = {}
         for _ in range(DRAINS_MAX):
-            open_ones = {
-                inode: inode.path
-                for inode in self._tree.inodes
-                if inode.state is not None and inode.state.writers and inode.linked
-            }
+            open_ones = {inode: inode.path for inode in self._tree.with_files if inode.own.writers and inode.linked}
             if drained:
                 open_ones = {inode: path for inode, path in open_ones.items() if drained.get(inode, path) != path}
             if not open_ones:
