@@ -161,6 +161,8 @@ def _failed(given: Given) -> int:
     action, mountpoint, chosen, as_json = given["action"], given["mountpoint"], given["paths"], "json" in given
     if ("to" in given) != (action == "export"):
         raise UsageError("failed export needs --to DIR, and nothing else takes it; see s3mount failed --help")
+    if as_json and action == "export":
+        raise UsageError("failed export gives no JSON; see s3mount failed --help")
     if "all" in given and (action != "drop" or chosen):
         raise UsageError("--all is for failed drop, instead of a PATH; see s3mount failed --help")
     if action == "drop":

@@ -203,6 +203,7 @@ def test_help_needs_no_library() -> None:
         (["failed", "retry", "--all", "/m"], "--all is for failed drop"),
         (["failed", "export", "/m"], "failed export needs --to DIR"),
         (["failed", "list", "--to", "d", "/m"], "failed export needs --to DIR"),
+        (["failed", "export", "--json", "--to", "d", "/m"], "failed export gives no JSON"),
         (["healthcheck", "--timeout", "0", "/m"], "more than 0 and up to 60s"),
         (["healthcheck", "--timeout", "2m", "/m"], "more than 0 and up to 60s"),
         (["abort", "--now", "/m"], "--now"),
