@@ -19,7 +19,7 @@ from s3mount.control import commands, helps, keeping_commands, rescue_commands
 from s3mount.errors import S3MountError, StartError, UsageError
 
 USAGE_WIDTH = 33
-MOUNT_USAGE, MOUNT_FAILED = 1, 32
+MOUNT_USAGE, MOUNT_INTERRUPTED, MOUNT_FAILED = 1, 8, 32
 """Exit statuses of mount(8)."""
 
 ABOUT = f"""\
@@ -310,6 +310,8 @@ def mount_main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, status=MOUNT_USAGE, program="mount.s3mount")
     except S3MountError as error:
         return _complain(error, status=MOUNT_FAILED, program="mount.s3mount")
+    except KeyboardInterrupt:
+        return _complain(StartError("interrupted"), status=MOUNT_INTERRUPTED, program="mount.s3mount")
 
 
 def _mount_as_mount8(request: fstab.Request) -> int:

@@ -3,6 +3,7 @@
 import sys
 import types
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -193,3 +194,14 @@ def test_help_is_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.mount_main(["--help"]) == 0
     assert capsys.readouterr().out == fstab.USAGE
     assert all(len(line) <= 80 for line in fstab.USAGE.splitlines())
+
+
+def test_whoever_interrupts_a_mount_gets_a_line_and_the_status_for_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_argv: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fstab, "parse", interrupted)
+    assert cli.mount_main(["s3://b", "/m"]) == 8
+    assert capsys.readouterr().err == "mount.s3mount: interrupted\n"
