@@ -36,10 +36,10 @@ def _look(mountpoint: str, ended: int) -> None:
     try:
         # It holds nothing that others wait for the end of: a container's runtime reads our output until all have
         # closed it.
+        os.dup2(ended, 3)  # first: where a standard stream was closed, it is one of them
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(nowhere, number)
-        os.dup2(ended, 3)
         os.closerange(4, 1024)
         os.statvfs(mountpoint)
         status = ANSWERED
