@@ -65,12 +65,13 @@ def test_programs_that_wait_for_a_store_that_does_not_answer_get_an_error_and_th
     programs = {name: python(CALLS, mount.root / "d", name) for name in ("stat", "read", "mkdir", "rename", "fill")}
     try:
         say(writer, "")
-        # One hangs in each of them, and the directory's lock may keep another from asking.
+        # The writer's fsync, and a name that one of the programs looks up by a HEAD and a LIST: if that is to make the
+        # name, the directory's lock keeps all others from asking.
         assert eventually(lambda: proxy.counts()["put"] >= 1 and len(proxy.requests()) >= 3, 60)
         freed = s3mount("abort", mount.root)
         assert freed.returncode == 0, freed
         assert freed.stdout.endswith(" requests of programs were failed\n")
-        assert int(freed.stdout.split()[0]) >= 3
+        assert int(freed.stdout.split()[0]) >= 2
         assert hear(writer) == "5"
         waiting = dict(programs)
         while waiting:  # those that came after them

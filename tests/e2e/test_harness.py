@@ -17,6 +17,8 @@ from tests.e2e.watchdog import Watchdog, connection_of, detach
 from tests.proxy import FaultProxy, Rule
 from tests.servers import Server
 
+READ_SECONDS = 6.0
+"""For a server on a machine that is busy; a fault that is silence takes as long."""
 HANGS = """
 import sys, pyfuse3, trio
 class Hangs(pyfuse3.Operations):
@@ -71,18 +73,23 @@ def test_the_watchdog_cleans_up_behind_a_killed_pytest(watchdog: Watchdog, tmp_p
         detach(root)
 
 
-def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place: Place) -> None:
-    """Each fault reaches a client as what it says, requests are counted by kind, rates are kept."""
-    s3: Any = boto3.client(
+def client_of(proxy: FaultProxy, server: Server) -> Any:
+    """One that asks once."""
+    return boto3.client(
         "s3",
         endpoint_url=proxy.endpoint_url,
-        aws_access_key_id=seaweedfs.access_key,
-        aws_secret_access_key=seaweedfs.secret_key,
-        region_name=seaweedfs.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name=server.region,
         config=botocore.config.Config(
-            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=2
+            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=READ_SECONDS
         ),
     )
+
+
+def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place: Place) -> None:
+    """Each fault reaches a client as what it says, requests are counted by kind, rates are kept."""
+    s3 = client_of(proxy, seaweedfs)
     there = {"Bucket": place.bucket, "Key": place.prefix + "f"}
     body = os.urandom(3_000_000)
     s3.put_object(**there, Body=body)
@@ -112,7 +119,7 @@ def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place
     proxy.limit(total=6e6)
     began = time.monotonic()
     s3.put_object(**there, Body=body)
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.4 < time.monotonic() - began < READ_SECONDS
     assert place.get("f") == body
     s3.close()
 
@@ -120,16 +127,7 @@ def test_the_proxy_counts_and_breaks(seaweedfs: Server, proxy: FaultProxy, place
 def test_the_proxy_storms_until_it_is_cleared(seaweedfs: Server, proxy: FaultProxy, place: Place) -> None:
     """What a storm does beyond the rules above: requests and replies that are cut anywhere, effects without an answer;
     and then nothing more."""
-    s3: Any = boto3.client(
-        "s3",
-        endpoint_url=proxy.endpoint_url,
-        aws_access_key_id=seaweedfs.access_key,
-        aws_secret_access_key=seaweedfs.secret_key,
-        region_name=seaweedfs.region,
-        config=botocore.config.Config(
-            retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, read_timeout=2
-        ),
-    )
+    s3 = client_of(proxy, seaweedfs)
     there = {"Bucket": place.bucket, "Key": place.prefix + "f"}
     body = os.urandom(3_000_000)
     proxy.add(Rule(fault="cut_request", kind="put", cut_share=0.5, times=1))

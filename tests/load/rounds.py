@@ -24,8 +24,8 @@ from tests.e2e.mounting import ROOT, Mounted, Place
 from tests.load.promises import Promises, Version
 from tests.load.seen import Bucket, Figures, below, shown
 
-RECOVERY_SECONDS = 40.0
-WRITER_SECONDS = 60.0
+RECOVERY_SECONDS = 120.0
+WRITER_SECONDS = 120.0
 RESERVED = ".s3mount"
 
 
