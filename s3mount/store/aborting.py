@@ -26,22 +26,22 @@ class Aborting:
     def __init__(self) -> None:
         self.wires: Sequence[Wire] = ()
         self._pauses: set[trio.CancelScope] = set()
-        self._refusing = 0
+        self.refusals = 0
 
     def __repr__(self) -> str:
-        return f"<Aborting {len(self._pauses)} wait to ask again{', refusing' if self._refusing else ''}>"
+        return f"<Aborting {len(self._pauses)} wait to ask again{', refusing' if self.refusals else ''}>"
 
     @property
     def refused(self) -> bool:
         """Whether this task is to send nothing now."""
-        return self._refusing > 0 and not is_acknowledged()
+        return self.refusals > 0 and not is_acknowledged()
 
     async def pause(self, seconds: float) -> bool:
         """Wait before a request is sent again; whether it is to be."""
         if is_acknowledged():
             await trio.sleep(seconds)
             return True
-        if self._refusing:
+        if self.refusals:
             return False
         with trio.CancelScope() as scope:
             self._pauses.add(scope)
@@ -54,7 +54,7 @@ class Aborting:
     @contextmanager
     def refusing(self) -> Iterator[None]:
         """End all that is under way, and refuse what comes inside the block."""
-        self._refusing += 1
+        self.refusals += 1
         try:
             for wire in self.wires:
                 wire.end_transfers(_may_end)
@@ -62,4 +62,4 @@ class Aborting:
                 scope.cancel()
             yield
         finally:
-            self._refusing -= 1
+            self.refusals -= 1

@@ -17,6 +17,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import inf
 
 import trio
 
@@ -251,10 +252,10 @@ class Dispatcher:
                 headers=headers,
                 body=order.body,
                 mutating=order.mutating,
-                deadline_seconds=max(0.001, tries.deadline - trio.current_time()),
+                deadline_seconds=inf if tries.deadline == inf else max(0.001, tries.deadline - trio.current_time()),
                 stall_seconds=order.stall_seconds,
             )
-            if self.aborting.refused:
+            if self.aborting.refusals and self.aborting.refused:
                 return WireClosed("given up by `s3mount abort`", sent=False)
             self._counts[order.name] += 1
             began = self.tally.clock()
@@ -269,14 +270,14 @@ class Dispatcher:
                 raise
         finally:
             order.limiter.release()
-        outcome, lie = OK if reply.status == 200 else outcome_of_status(reply.status), b""
+        outcome, lie = OK if 200 <= reply.status < 300 else outcome_of_status(reply.status), b""
         if isinstance(sink, SmallBody) and reply.status == 200 and sink.content:
             order.document = fields_of(sink.content)
             if order.document.get("") == "Error" or sink.content.lstrip()[:15].lower().startswith(PAGE_STARTS):
                 # Whoever reads the status alone would take this for a success. Copies and completions answer 200 first
                 # and tell an error in the body; what stands between us and the store answers anything with a page.
                 outcome, lie = "bad_reply", bytes(sink.content)
-        sent_bytes = sum([len(piece) for piece in order.body]) if order.body else 0
+        sent_bytes = sum(map(len, order.body)) if order.body else 0
         self.tally.note(order.name, reply.status, outcome, began, sent_bytes, reply.received)
         if lie:
             return Reply(500, reply.headers, reply.received, lie)

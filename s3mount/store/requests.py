@@ -356,7 +356,7 @@ def new_token() -> str:
 
 
 def size_of(body: Body) -> int:
-    return sum([len(piece) for piece in body])
+    return sum(map(len, body))
 
 
 def refused(error: errors.StoreError, words: str) -> errors.PreconditionFailed:
