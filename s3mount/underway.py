@@ -31,8 +31,8 @@ class UnderWay:
 
     def end(self, number: int) -> None:
         del self._names[number]
-        ended, self._ended = self._ended, None
-        if ended is not None:
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
             ended.set()
 
     def __len__(self) -> int:

@@ -210,6 +210,25 @@ async def test_abort_waits_until_those_of_its_time_have_their_answers_and_refuse
 
 
 @run_virtual
+async def test_two_who_abort_at_once_both_return_when_the_answers_are_there() -> None:
+    aborting, under_way = Aborting(), UnderWay()
+    verbs = rescue(aborting, under_way)
+    numbers = [under_way.begin(name) for name in ("lookup", "flush")]
+    told: list[tuple[object, float]] = []
+
+    async def abort() -> None:
+        told.append((await asked(verbs["abort"]), trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(abort)
+        for number in numbers:
+            await trio.sleep(1)
+            under_way.end(number)
+    assert told == [({"count": 2, "left": {}}, 2)] * 2
+
+
+@run_virtual
 async def test_abort_tells_what_does_not_wait_for_the_store_in_the_end() -> None:
     aborting, under_way = Aborting(), UnderWay()
     verbs = rescue(aborting, under_way)
