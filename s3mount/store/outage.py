@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from s3mount.errors import StoreError
+from s3mount.errors import S3MountError
 
 log = logging.getLogger(__name__)
 
@@ -97,5 +97,5 @@ async def watch(outage: Outage, ask: Callable[[], Awaitable[object]]) -> None:
         if outage.told.is_set():
             try:
                 await ask()
-            except StoreError:
+            except S3MountError:
                 pass  # the outage goes on

@@ -301,6 +301,24 @@ async def test_an_outage_ends_although_nobody_asks(caplog: pytest.LogCaptureFixt
 
 
 @run_virtual
+async def test_a_look_whether_an_outage_is_over_may_fail_in_any_way() -> None:
+    """The store says meanwhile that the bucket is elsewhere, and the settings for there cannot be had."""
+    outage, asked = Outage(lambda: 0), 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        raise (errors.Unavailable("refused"), errors.StartError("no credentials were found within 30 s"))[asked % 2]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, outage, ask)
+        outage.failed("refused", silent_seconds=0.0, usable_before=0, lasting=True)
+        await trio.sleep(3.5 * PROBE_SECONDS)
+        nursery.cancel_scope.cancel()
+    assert asked == 3
+
+
+@run_virtual
 async def test_trouble_of_a_moment_or_of_one_request_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     store, wire = scripted_store(until(TOLD_SECONDS / 2, broken))
     await store.head("k")
