@@ -22,6 +22,8 @@ from s3mount.store.wire import Sink, SmallBody
 COPY_PART_MAX_BYTES = 512 * MIB
 PARTS_FEW = 1000
 LIST_BODY_MAX_BYTES = 8 * MIB
+ABORT_SECONDS = 10.0
+"""For the abort of a copy that was cut short: a daemon that ends waits so long beyond --stop-timeout."""
 
 
 async def create(requests: Requests, key: str, headers: Headers, condition: Condition) -> Upload:
@@ -200,7 +202,7 @@ async def copy_by_parts(
             raise failures[0]
         return await complete(requests, upload, [parts[number] for number in sorted(parts)], condition)
     except BaseException:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + requests.config.stall_timeout_seconds):
+        with trio.move_on_after(ABORT_SECONDS, shield=True):
             try:
                 await abort(requests, upload)
             except errors.StoreError:
