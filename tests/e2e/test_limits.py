@@ -25,6 +25,7 @@ PAGE_BYTES = 4096
 STAGED_BYTES = 40 * MIB
 MORE_BYTES = 16 * MIB
 CLOSES = 1400
+KINDS = ("metadata", "read", "upload")
 BESIDES_BYTES = 128 * MIB
 """What README says that the process takes beside --memory-limit."""
 
@@ -108,7 +109,7 @@ def test_a_disk_that_hangs_with_all_its_threads_holds_up_only_who_needs_it(
             assert os.statvfs(mounted.root).f_bavail > 0
             told = limits(mounted)
             assert told["staging_threads"] == {"limit": 8, "used": 8}
-            assert told["worker_threads"]["used"] == 0
+            assert eventually(lambda: limits(mounted)["worker_threads"]["used"] == 0)
             assert told["unsent_in_memory"]["used_bytes"] <= told["unsent_in_memory"]["limit_bytes"]
             assert not writes.done()
             assert not all(read.done() for read in reads.values())
@@ -120,7 +121,7 @@ def test_a_disk_that_hangs_with_all_its_threads_holds_up_only_who_needs_it(
     os.fsync(fd)
     os.close(fd)
     assert object_difference(place, "f", source) is None
-    assert limits(mounted)["staging_threads"]["used"] == 0
+    assert eventually(lambda: limits(mounted)["staging_threads"]["used"] == 0)
 
 
 @pytest.mark.slow
@@ -171,11 +172,17 @@ def resident_most_bytes(mounted: Mounted) -> int:
     return most
 
 
+def idle(told: dict[str, Any]) -> bool:
+    """Whether no request to the store is under way or waits."""
+    return not any(told[f"{kind}_requests"][count] for kind in KINDS for count in ("used", "waiting"))
+
+
 def test_status_tells_every_limit(mounts: Mounts) -> None:
     """Limits: each is in `status` with what is used of it and, where there is one, the option that changes it; the soft
     limit of open files is the hard one."""
     mounted = mounts.start("--memory-limit=96MiB", "--staging-limit=200MiB", "--max-cache-size=64MiB")
     (mounted.root / "f").write_bytes(bytes(MIB))
+    assert eventually(lambda: idle(limits(mounted)), 60)  # what the store can do is found out meanwhile
     told = limits(mounted)
     options = {name: figures["option"] for name, figures in told.items() if "option" in figures}
     assert options == {
@@ -183,16 +190,15 @@ def test_status_tells_every_limit(mounts: Mounts) -> None:
         "unsent_in_memory": "--memory-limit",
         "staging": "--staging-limit",
         "cache_on_disk": "--max-cache-size",
-        "deadlines": "--stop-timeout",
+        "deadlines": "--metadata-deadline, --stall-timeout, --retry-timeout, --stop-timeout",
     }
     assert told["memory"]["limit_bytes"] == 96 * MIB
     assert told["staging"]["limit_bytes"] == 200 * MIB
     assert (told["staging"]["used_bytes"], told["staging"]["most_bytes"]) == (0, MIB)
     assert told["cache_on_disk"]["limit_bytes"] == 64 * MIB
-    for kind in ("metadata", "read", "upload"):
-        assert told[f"{kind}_requests"]["used"] == 0
-        assert told[f"{kind}_requests"]["waiting"] == 0
-    assert told["upload_requests"]["most"] == 1
+    for kind in KINDS:
+        assert told[f"{kind}_requests"]["most"] <= told[f"{kind}_requests"]["limit"]
+    assert told["upload_requests"]["most"] >= 1
     assert told["kernel_requests"]["most"] >= 1
     for name in ("worker_threads", "staging_threads", "control_connections", "listed_names"):
         assert told[name]["limit"] > 0
