@@ -75,7 +75,7 @@ def _connected(mount: Mount, uid: int, patience_seconds: float) -> socket.socket
         except OSError:
             continue
         else:
-            if sockets.uid_in(connection.getsockopt(*sockets.PEER)) in (owner, 0):
+            if sockets.uid_in(connection.getsockopt(*sockets.PEER)) == owner:
                 return connection
             connection.close()
     if refused:
