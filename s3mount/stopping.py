@@ -54,6 +54,9 @@ class Stopping:
             async for number in signals:
                 if self._by is not None:
                     log.warning("stopped at once by a second signal signal=%s", signal.Signals(number).name)
+                    self._by = trio.current_time()
+                    with trio.move_on_after(GRACE_SECONDS):
+                        await self._detach()
                     await self._end(filesystem, session)
                     return
                 self._by = trio.current_time() + self._config.stop_timeout_seconds
@@ -88,10 +91,16 @@ class Stopping:
         problem = await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint))
         if problem is not None:
             log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
-            await trio.to_thread.run_sync(lambda: kernel.unmount(config.mountpoint, lazily=True))
+            await self._detach()
         # The kernel tells the main loop that nobody uses the mount any more; this task is cancelled then.
         await trio.sleep_until(deadline)
         await self._end(filesystem, session)
+
+    async def _detach(self) -> None:
+        """Out of the tree of directories, whoever uses it."""
+        await trio.to_thread.run_sync(
+            lambda: kernel.unmount(self._config.mountpoint, lazily=True), abandon_on_cancel=True
+        )
 
     async def _drain_kernel(self, filesystem: FileSystem, paths: list[str]) -> None:
         try:

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 ABORT_SECONDS = 5.0
 """How long every request to the store is refused, until the programs that wait have their answers."""
+FOLLOWING_SECONDS = 0.2
+"""The kernel looks names of one directory up one after another: with one answered the next comes, of a program that
+waits as well. When so long none has come they are all free."""
 UNHURRIED = ("release", "releasedir", "forget")
 """Nobody waits for these: they go on, and what they had to store is tried again."""
 
@@ -53,6 +56,12 @@ class Rescue:
         progress.follow(lambda: (pending - self._waiting(latest), pending, {}))
         with self._aborting.refusing(), trio.move_on_after(ABORT_SECONDS):
             await self._under_way.over(latest, but=UNHURRIED)
+            while pending:
+                last = self._under_way.latest
+                await trio.sleep(FOLLOWING_SECONDS)
+                if self._under_way.latest == last:
+                    break
+                await self._under_way.over(self._under_way.latest, but=UNHURRIED)
         left = {name: count for name, count in self._under_way.counts(latest).items() if name not in UNHURRIED}
         if pending:
             log.warning("requests were given up by s3mount abort count=%d left=%d", pending, sum(left.values()))

@@ -25,7 +25,7 @@ def abort(path: str, *, force: bool) -> int:
             raise ControlError(f"{error}; `s3mount abort --force {mountpoint}` gives the mount up") from None
         raise
     count, left = answer.get("count"), answer.get("left")
-    print(f"{count} requests of programs were failed")
+    print(f"{count} {'request' if count == 1 else 'requests'} of programs failed, and what waited behind")
     if not isinstance(left, dict) or not left:
         return 0
     words = ", ".join(f"{number} {escaped(str(name))}" for name, number in sorted(left.items()))

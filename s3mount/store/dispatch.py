@@ -108,6 +108,8 @@ class Dispatcher:
 
     async def send(self, order: Order) -> Reply:
         """The first reply that is no failure to be asked again: 2xx or 304. Raises StoreError for everything else."""
+        if order.urgent and self.outage.since is not None and self.outage.silent:
+            raise errors.Unavailable(f"{order.method} {order.path[:200]}: {self.outage.reason}")
         course = Course(self._backoff, order)
         course.usable_at_first = self.outage.usable
         try:

@@ -5,12 +5,14 @@ connection that died, a restart of a second are no news) or a request was given 
 request that fails in it has a line of its own where it was asked for. Knows neither HTTP nor S3.
 
 The mutable state: usable answers so far, requests that have failed and are asked again, and of the present outage, if
-there is one, since when it lasts, how many attempts failed, why the latest did, and whether it was told.
+there is one, since when it lasts, how many attempts failed, why the latest did, until when the next need not be made,
+whether a request was given up, and whether it was told.
 """
 
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
 
@@ -19,8 +21,11 @@ from s3mount.errors import S3MountError
 log = logging.getLogger(__name__)
 
 TOLD_SECONDS = 5.0
+SILENCE_SECONDS = 10.0
+"""For so long after an attempt that was not answered at all nobody else waits for the same."""
 PROBE_SECONDS = 10.0
-"""An outage that was told ends by itself: nobody else may ask for a long time, and a readiness check looks at it."""
+"""An outage that was told ends by itself: nobody else may ask for a long time, and a readiness check looks at it. So
+long is the longest that a look takes, or the end of a silence would be seen late."""
 
 
 class Outage:
@@ -31,6 +36,8 @@ class Outage:
         self.usable = 0
         self.waiting = 0
         self.since: float | None = None
+        self._silent_until = -inf
+        self._given_up = False
         self.told = trio.Event()
         self._failures = 0
         self._reason = ""
@@ -47,9 +54,20 @@ class Outage:
             return None
         return {"since_seconds": round(trio.current_time() - self.since, 1), "reason": self._reason}
 
+    @property
+    def reason(self) -> str:
+        return self._reason
+
     def lasts(self, seconds: float) -> bool:
         """Whether there is an outage that was told, and is so old."""
         return self.since is not None and self.told.is_set() and trio.current_time() - self.since >= seconds
+
+    @property
+    def silent(self) -> bool:
+        """Whether a request was given up, and somebody was not answered at all a short while ago: the next one would
+        not be either, and wait as long. The kernel looks names of one directory up one after another, so that waits
+        would add up."""
+        return self._given_up and trio.current_time() < self._silent_until
 
     def answered(self) -> None:
         """The store gave an answer that is of use, be it a refusal."""
@@ -60,7 +78,7 @@ class Outage:
             seconds = trio.current_time() - self.since
             log.warning("store reachable again after_seconds=%.1f failures=%d", seconds, self._failures)
             self.told = trio.Event()
-        self.since = None
+        self.since, self._silent_until, self._given_up = None, -inf, False
 
     def failed(self, reason: str, *, silent_seconds: float, usable_before: int, lasting: bool) -> float:
         """An attempt came to nothing, after so long a silence; `usable_before` is what `usable` was when it began.
@@ -72,12 +90,15 @@ class Outage:
             self._failures = 0
         self._failures += 1
         self._reason = reason
+        if silent_seconds > 0:
+            self._silent_until = now + SILENCE_SECONDS
         if not self.told.is_set() and (lasting or now - self.since >= TOLD_SECONDS):
             self._tell(now - self.since)
         return self.since
 
     def given_up(self) -> None:
         """A request failed for good because of it: a program was told, so everybody may know."""
+        self._given_up = self.since is not None
         if self.since is not None and not self.told.is_set():
             self._tell(trio.current_time() - self.since)
 
@@ -95,7 +116,8 @@ async def watch(outage: Outage, ask: Callable[[], Awaitable[object]]) -> None:
         await outage.told.wait()
         await trio.sleep(PROBE_SECONDS)
         if outage.told.is_set():
-            try:
-                await ask()
-            except S3MountError:
-                pass  # the outage goes on
+            with trio.move_on_after(PROBE_SECONDS):
+                try:
+                    await ask()
+                except S3MountError:
+                    pass  # the outage goes on

@@ -94,7 +94,7 @@ class Requests:
 
     async def _probe(self) -> None:
         order = self.one_key("probe")
-        order.attempts_max = 1
+        order.attempts_max, order.urgent = 1, False
         await self.send(order)
 
     # Orders.

@@ -11,6 +11,7 @@ one looked at last at the end.
 
 from bisect import bisect_left
 from collections import OrderedDict
+from math import inf
 
 import trio
 
@@ -28,6 +29,7 @@ from s3mount.vfs.tree import Tree
 
 TRIES_MAX = 8
 """How often a name is looked at again because it has become another version meanwhile."""
+ROOT_SECONDS = 1.0
 RUNS_MAX = 64
 FIRST_WINDOW = 4
 SKIPPED_MAX = 16
@@ -88,13 +90,15 @@ class Exact:
             await self._ask(parent, name, entry, self._begin(key))
 
     async def renew(self, inode: Inode) -> None:
-        """Look again at a directory that was looked at long ago. What is known stays when that fails."""
+        """Look again at a directory that was looked at long ago. What is known stays when that fails, and of the root
+        when it takes long: `df` opens it, and shall not wait for a store that does not answer."""
         tree, parent = self._tree, inode.parent
         if inode.children is None or not inode.linked or tree.is_settled(inode):
             return
         try:
             if parent is None:
-                await self._ask_directory(inode.contents.prefix, None, inode.contents)
+                with trio.move_on_after(inf if inode.special is None else ROOT_SECONDS):
+                    await self._ask_directory(inode.contents.prefix, None, inode.contents)
             else:
                 await self.ask(parent, inode.name, inode)
         except S3MountError:

@@ -70,7 +70,7 @@ def test_programs_that_wait_for_a_store_that_does_not_answer_get_an_error_and_th
         assert eventually(lambda: proxy.counts()["put"] >= 1 and len(proxy.requests()) >= 3, 60)
         freed = s3mount("abort", mount.root)
         assert freed.returncode == 0, freed
-        assert freed.stdout.endswith(" requests of programs were failed\n")
+        assert freed.stdout.endswith(" of programs failed, and what waited behind\n")
         assert int(freed.stdout.split()[0]) >= 2
         assert hear(writer) == "5"
         waiting = dict(programs)

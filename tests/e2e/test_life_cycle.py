@@ -116,6 +116,25 @@ def test_other_signals_that_end_a_program_store_what_was_written_too(mounts: Mou
         finish(holder)
 
 
+def test_a_second_sigterm_ends_at_once_and_leaves_no_dead_mountpoint(mounts: Mounts, proxy: FaultProxy) -> None:
+    mounted = mounts.start("--stop-timeout=300s", endpoint_url=proxy.endpoint_url)
+    mounted.expect(".")
+    holder = python(HOLDER, mounted.root / "held")
+    try:
+        assert hear(holder) == "holding"
+        proxy.add(Rule(fault="error", status=503, code="ServiceUnavailable"))
+        mounted.signal(signal.SIGTERM)
+        assert eventually(lambda: "stopping signal=SIGTERM" in mounted.log)
+        mounted.signal(signal.SIGTERM)
+        assert mounted.wait(100) == 1
+    finally:
+        holder.kill()
+        finish(holder)
+    assert "stopped at once by a second signal" in mounted.log
+    assert "file was lost path=held" in mounted.log
+    assert connection_of(mounted.root) is None
+
+
 def test_sigterm_names_what_it_could_not_save(mounts: Mounts, proxy: FaultProxy) -> None:
     """E1: if it cannot: exit != 0 and each lost path named."""
     mounted = mounts.start("--stop-timeout=4s", endpoint_url=proxy.endpoint_url)

@@ -14,7 +14,7 @@ import trio.testing
 
 from s3mount.control import keeping_texts
 from s3mount.control.keeping import Keeping, remedy_of
-from s3mount.control.rescue import ABORT_SECONDS, Rescue
+from s3mount.control.rescue import ABORT_SECONDS, FOLLOWING_SECONDS, Rescue
 from s3mount.control.server import Progress, Verb
 from s3mount.errors import (
     AccessDenied,
@@ -205,7 +205,30 @@ async def test_abort_waits_until_those_of_its_time_have_their_answers_and_refuse
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
         assert await asked(verbs["abort"]) == {"count": 2, "left": {}}
-    assert trio.current_time() == 1
+    assert trio.current_time() == 1 + FOLLOWING_SECONDS
+    assert not aborting.refused
+
+
+@run_virtual
+async def test_abort_fails_what_the_kernel_held_back_behind_what_failed() -> None:
+    aborting, under_way = Aborting(), UnderWay()
+    verbs = rescue(aborting, under_way)
+    number = under_way.begin("lookup")
+    refused = []
+
+    async def kernel() -> None:
+        await trio.sleep(1)
+        under_way.end(number)
+        for _ in range(3):
+            following = under_way.begin("lookup")
+            await trio.sleep(FOLLOWING_SECONDS / 2)
+            refused.append(aborting.refused)
+            under_way.end(following)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kernel)
+        assert await asked(verbs["abort"]) == {"count": 1, "left": {}}
+    assert refused == [True] * 3
     assert not aborting.refused
 
 
@@ -225,7 +248,7 @@ async def test_two_who_abort_at_once_both_return_when_the_answers_are_there() ->
         for number in numbers:
             await trio.sleep(1)
             under_way.end(number)
-    assert told == [({"count": 2, "left": {}}, 2)] * 2
+    assert told == [({"count": 2, "left": {}}, 2 + FOLLOWING_SECONDS)] * 2
 
 
 @run_virtual
