@@ -427,7 +427,7 @@ async def test_an_upload_has_parts_once_one_is_stored(place: Place) -> None:
 
 @run_trio
 async def test_an_upload_that_was_aborted_is_gone_and_aborting_again_is_success(place: Place) -> None:
-    async with place.open() as store:
+    async with place.open(retry_seconds=0.0) as store:
         upload = await store.create_upload("dir/m", NO_HEADERS)
         part = await store.upload_part(upload, 1, (b"x",))
         assert [found.id for found in await store.list_uploads("dir/")] == [upload.id]
