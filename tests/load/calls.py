@@ -47,11 +47,11 @@ class Calls:
             raise Wrong(f"{verb}: {os.strerror(number)}")
         return result, number
 
-    def attempt_of(self, sheet: Sheet, verb: str, call: Callable[[], T]) -> tuple[T | None, int]:
+    def attempt_of(self, sheet: Sheet, verb: str, call: Callable[[], T], *also: int) -> tuple[T | None, int]:
         """The same of a file: what may have been changed by a late effect may be gone, or another version."""
         self.trace.append(f"{sheet}")
         try:
-            return self.attempt(verb, call, *(() if sheet.certain else (errno.ESTALE, errno.ENOENT)))
+            return self.attempt(verb, call, *also, *(() if sheet.certain else (errno.ESTALE, errno.ENOENT)))
         except Wrong as wrong:
             raise Wrong(f"{wrong}: {sheet}") from wrong
 

@@ -94,8 +94,8 @@ async def test_a_silent_store_is_a_timeout_and_one_that_is_not_there_unreachable
         assert failed < answered
         proxy.stop()
         with pytest.raises(errors.Unavailable):
-            await store.list_page("")
-        assert told(store)["list", "unreachable", 0] >= 1
+            await store.put("k", (b"y",), NO_HEADERS)
+        assert told(store)["put", "unreachable", 0] >= 1
 
 
 @run_trio
