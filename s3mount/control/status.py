@@ -7,7 +7,7 @@ out, and what is unknown is shown as it is, in the part it came with.
 from collections.abc import Iterator, Mapping, Sequence
 
 from s3mount.control.texts import Fields, duration, escaped, instant, part, size, yes
-from s3mount.control.wrong import earlier, wrongs
+from s3mount.control.wrong import earlier, lately, wrongs
 
 NAME_WIDTH = 20
 PATHS_SHOWN = 10
@@ -35,8 +35,9 @@ def status_text(answer: Fields) -> str:
         escaped(f"{mount.get('source', 'unknown')} on {mount.get('mountpoint', 'unknown')}"),
         f"  {state}, {daemon}",
     ]
-    found = [escaped(line) for line in wrongs(answer)]
+    found, recent = ([escaped(line) for line in tell(answer)] for tell in (wrongs, lately))
     lines += ["WRONG", *(f"  {line}" for line in found)] if found else ["  nothing is wrong"]
+    lines += ["LATELY", *(f"  {line}" for line in recent)] if recent else []
     before = earlier(answer)
     lines += [f"  earlier: {before}"] if before else []
     for title, rows in _sections(answer):

@@ -1,4 +1,5 @@
-"""What of a mount's status somebody should know of or do something about, one line each, the worst first. Pure."""
+"""What of a mount's status somebody should know of or do something about, one line each, the worst first: what is wrong
+now, and what failed within the last hour, which may be over. Pure."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +18,6 @@ def wrongs(answer: Fields) -> Iterator[str]:
     yield from _unstored(files)
     yield from _storage(storage)
     yield from _conflicts(files, storage)
-    yield from _troubles(part(answer, "troubles"))
 
 
 def _life(life: Fields) -> Iterator[str]:
@@ -66,12 +66,13 @@ def _conflicts(files: Fields, storage: Fields) -> Iterator[str]:
         yield f"{opened['count']} open files have lost their names to other clients"
 
 
-def _troubles(troubles: Fields) -> Iterator[str]:
-    lately = [trouble for trouble in _kinds(troubles) if _is_of_late(trouble)]
-    for trouble in lately[:TROUBLES_SHOWN]:
+def lately(answer: Fields) -> Iterator[str]:
+    """What the log told within the last hour, and what to do about it."""
+    found = [trouble for trouble in _kinds(part(answer, "troubles")) if _is_of_late(trouble)]
+    for trouble in found[:TROUBLES_SHOWN]:
         yield from _trouble(trouble)
-    if len(lately) > TROUBLES_SHOWN:
-        yield f"and {len(lately) - TROUBLES_SHOWN} kinds of warnings and errors more, see --json"
+    if len(found) > TROUBLES_SHOWN:
+        yield f"and {len(found) - TROUBLES_SHOWN} kinds of warnings and errors more, see --json"
 
 
 def _trouble(trouble: Fields) -> Iterator[str]:

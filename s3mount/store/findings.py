@@ -126,8 +126,8 @@ class Findings:
             log.exception("probe met a bug, the store is used as S3 says probe=%s", probe.__name__)
             return Abilities()
         self._end(entries)
-        words = [f"{name}={value}" for name, value in asdict(found).items() if value is not None]
-        log.info("store was probed %s", " ".join(words))
+        told = {name: value for name, value in asdict(found).items() if value is not None}
+        log.info(f"store was probed {' '.join(f'{name}=%s' for name in told)}", *told.values())
         known = _with(self.remembered(), found)
         self._remember(known)
         return known

@@ -148,7 +148,7 @@ def test_status_names_what_went_wrong_with_what_to_do_and_metrics_count_it(mount
     assert "refused" in refusal["reason"]
     assert "policy" in refusal["remedy"]
     text = told("status", mount.root)
-    assert text.splitlines()[2] == "WRONG"
+    assert text.splitlines()[2:4] == ["  nothing is wrong", "LATELY"]
     assert "request failed (flush EACCES)" in text
     assert "to do: check the credentials" in text
     samples = metrics(port_in(mount.log))

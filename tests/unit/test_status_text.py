@@ -126,14 +126,15 @@ def test_dirty_files_and_uploads_are_told_with_their_age_and_how_far_they_are() 
     assert "nothing is wrong" in text
 
 
-def test_what_is_wrong_comes_first_with_what_to_do() -> None:
+def test_what_failed_lately_comes_first_with_what_to_do_though_it_may_be_over() -> None:
     trouble = {
         "what": "file not stored, trying again", "level": "error", "count": 3, "operation": None, "about": "d/f\x1b",
         "errno": None, "reason": "no answer", "age_seconds": 62.5, "remedy": "wait",
     }  # fmt: skip
     text = status_text(with_figures("troubles", errors=3, latest=[trouble] * 12))
-    assert text.splitlines()[2:6] == [
-        "WRONG",
+    assert text.splitlines()[2:7] == [
+        "  nothing is wrong",
+        "LATELY",
         "  error, 3 times, last 1m 2s ago: file not stored, trying again (d/f\\x1b)",
         "      because: no answer",
         "      to do: wait",
