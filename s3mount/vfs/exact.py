@@ -30,6 +30,7 @@ from s3mount.vfs.tree import Tree
 TRIES_MAX = 8
 """How often a name is looked at again because it has become another version meanwhile."""
 ROOT_SECONDS = 1.0
+"""The longest that the root's attributes are asked for again: what is known of them will do."""
 RUNS_MAX = 64
 FIRST_WINDOW = 4
 SKIPPED_MAX = 16

@@ -165,13 +165,18 @@ class Writer:
                 self.change(fd, name, self.bytes_of(self.draws.randrange(1, 50_000)), at)
             self.close(fd, name)
 
-    def fsync_often(self) -> None:
+    def _opened(self) -> tuple[str, int, bytearray]:
+        """A file of ours, there or new, open for reading and writing, and its content."""
         name = self.draws.choice([self.some_file(), None]) or self.new_name()
         if name in self.files:
             self.content(name)
         fd = os.open(self.path(name), os.O_RDWR | os.O_CREAT, DEFAULT_MODE)
         body = self.files.setdefault(name, bytearray())
         assert body is not None
+        return name, fd, body
+
+    def fsync_often(self) -> None:
+        name, fd, body = self._opened()
         for _ in range(self.draws.randrange(2, 6)):
             self.change(fd, name, self.bytes_of(min(self.size(), MIB)), len(body))
             with self.store(name):
@@ -267,12 +272,7 @@ class Writer:
             self.renamed(name, self.target(name))
 
     def rename_open(self) -> None:
-        name = self.draws.choice([self.some_file(), None]) or self.new_name()
-        if name in self.files:
-            self.content(name)
-        fd = os.open(self.path(name), os.O_RDWR | os.O_CREAT, DEFAULT_MODE)
-        body = self.files.setdefault(name, bytearray())
-        assert body is not None
+        name, fd, body = self._opened()
         self.change(fd, name, self.bytes_of(self.size()), self.draws.randrange(len(body) + 1))
         new = self.target(name)
         self.renamed(name, new)

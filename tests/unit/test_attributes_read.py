@@ -11,6 +11,7 @@ import trio
 
 from s3mount.errors import Invalid, NotEmpty, Unavailable
 from s3mount.store.base import Headers
+from s3mount.vfs.exact import ROOT_SECONDS
 from s3mount.vfs.flags import FLAG
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import SECOND_NS, MemoryStore
@@ -528,3 +529,17 @@ async def test_a_page_that_ends_with_our_own_prefix_has_come_past_the_flag(tmp_p
     async with mounted(store, tmp_path) as kernel:
         assert await kernel.listdir() == ["d", "link"]
         assert stat.S_ISLNK((await kernel.stat("link")).mode)
+
+
+@run_virtual
+async def test_the_root_is_shown_as_it_was_known_when_the_store_is_long_in_answering(tmp_path: Path) -> None:
+    """D2: `df` opens the root, and waits a second at most."""
+    store = MemoryStore()
+    put(store, FLAG, metadata={"mode": str(stat.S_IFDIR | 0o700)})
+    async with mounted(store, tmp_path) as kernel:
+        before = await kernel.fs.getattr(1)
+        store.latency_seconds = 3600.0
+        await trio.sleep(kernel.fs._tree.config.metadata_ttl_seconds + 1)
+        began = trio.current_time()
+        assert (await kernel.fs.getattr(1)).mode == before.mode == stat.S_IFDIR | 0o700
+        assert trio.current_time() - began == ROOT_SECONDS
