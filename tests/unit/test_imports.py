@@ -1,4 +1,4 @@
-"""The layers of the package hold: cli -> daemon -> fuse -> vfs -> data -> store, imports go right only."""
+"""The layers of the package hold: cli -> daemon -> fuse -> vfs -> writeback -> data -> store, imports go right only."""
 
 import ast
 import configparser
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = "s3mount"
 
-LAYERS = ("store", "data", "vfs", "fuse", "daemon", "cli")
+LAYERS = ("store", "data", "writeback", "vfs", "fuse", "daemon", "cli")
 """From the right to the left; a module may import its own layer and those before it."""
 
 LEAVES = {"s3mount": set[str](), "errors": set[str](), "config": {"errors"}}
@@ -49,6 +49,7 @@ PURE = (
     "vfs.keys",
     "vfs.mediatypes",
     "vfs.metadata",
+    "writeback.operations",
     "data.belief",
     "data.extents",
     "data.grid",
