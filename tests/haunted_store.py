@@ -28,7 +28,15 @@ class HauntedStore(MemoryStore):
         self._make(key)
         return stored
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         await super().rename(source, target, source_etag=source_etag, condition=condition)
         self._make(target)
 

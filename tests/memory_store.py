@@ -287,6 +287,7 @@ class MemoryStore:
         target: str,
         *,
         source_etag: str,
+        source_size: int | None = None,
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
@@ -301,7 +302,15 @@ class MemoryStore:
         await self._end(call)
         return stored
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         call = await self._begin(Call("rename", target, source=source))
         if self._renaming == "refused":
             self.refusals += 1

@@ -122,7 +122,7 @@ async def _copy(store: ObjectStore, listed: Listed, key: str, outcome: Outcome) 
         if key.endswith("/") and not listed.size:
             await store.put(key, (), MARKER)
         else:
-            await store.copy(listed.key, key, source_etag=listed.etag, condition=ABSENT)
+            await store.copy(listed.key, key, source_etag=listed.etag, source_size=listed.size, condition=ABSENT)
     except (NotFound, PreconditionFailed):
         outcome.kept.append(listed.key)  # another client was faster
         return False
@@ -132,7 +132,7 @@ async def _copy(store: ObjectStore, listed: Listed, key: str, outcome: Outcome) 
 async def _move_one(store: ObjectStore, listed: Listed, key: str, outcome: Outcome) -> None:
     if store.renames:
         try:
-            await store.rename(listed.key, key, source_etag=listed.etag, condition=ABSENT)
+            await store.rename(listed.key, key, source_etag=listed.etag, source_size=listed.size, condition=ABSENT)
         except NotImplementedByStore:
             pass  # copied, from now on
         except (NotFound, PreconditionFailed):

@@ -94,7 +94,7 @@ class Orphans:
         key = self._prefix + self._new_name()
         entry = self._entries[key] = self._journal.begin_copy(key)
         try:
-            stored = await self._store.copy(base.key, key, source_etag=base.etag)
+            stored = await self._store.copy(base.key, key, source_etag=base.etag, source_size=base.size)
         except (NotFound, PreconditionFailed, NotImplementedByStore):
             del self._entries[key]
             self._journal.strike(entry)

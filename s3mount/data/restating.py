@@ -63,7 +63,12 @@ async def restate(store: ObjectStore, layers: Layers, expectation: Expectation, 
     assert base is not None
     try:
         stored = await store.copy(
-            base.key, base.key, source_etag=base.etag, headers=epoch.headers, condition=epoch.condition
+            base.key,
+            base.key,
+            source_etag=base.etag,
+            source_size=base.size,
+            headers=epoch.headers,
+            condition=epoch.condition,
         )
     except (NotFound, PreconditionFailed) as error:
         raise Stale(f"{base.key!r} is another version now") from error

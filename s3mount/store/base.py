@@ -205,11 +205,13 @@ class ObjectStore(Protocol):
         target: str,
         *,
         source_etag: str,
+        source_size: int | None = None,
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
         """Copy on the server, of exactly `source_etag`; `headers` replaces all headers and metadata, None keeps them.
 
+        `source_size`, where the caller knows it, saves a look to a store that answers before it asks.
         Tags come along whatever `headers.tags` says. Objects over `Config.copy_max_bytes` are copied by parts.
         `condition` is about the target.
         Raises NotFound, PreconditionFailed.
@@ -227,7 +229,15 @@ class ObjectStore(Protocol):
     def ghosts(self) -> bool:
         """Whether it was seen to list a prefix whose keys are gone, until that is deleted as a marker would be."""
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         """Give exactly `source_etag` another key; etag, headers, tags and Last-Modified stay. Atomic. `condition` is
         about the target. Only where `renames` says so: other stores may take it for a PUT of nothing. Raises NotFound,
         PreconditionFailed; NotImplementedByStore, and `renames` is False from then on."""

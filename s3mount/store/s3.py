@@ -290,6 +290,7 @@ class S3Store:
         target: str,
         *,
         source_etag: str,
+        source_size: int | None = None,
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
@@ -369,7 +370,15 @@ class S3Store:
     def ghosts(self) -> bool:
         return self._requests.ghosts
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         act = partial(renaming.rename, self._requests, source, target, source_etag)
         await self._requests.settled(target, condition, act)
 

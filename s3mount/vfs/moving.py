@@ -217,13 +217,15 @@ class DirectoryMove:
             if self._renames and not speaks_of_others(listed.key):
                 condition = ABSENT if before is None else Condition(etag=before.etag)
                 try:
-                    await store.rename(listed.key, target, source_etag=listed.etag, condition=condition)
+                    await store.rename(
+                        listed.key, target, source_etag=listed.etag, source_size=listed.size, condition=condition
+                    )
                 except NotImplementedByStore:
                     pass  # copied, from now on
                 else:
                     self.copies[listed.key] = Copy(listed, target, listed.etag, renamed=True)
                     return
-            stored = await store.copy(listed.key, target, source_etag=listed.etag)
+            stored = await store.copy(listed.key, target, source_etag=listed.etag, source_size=listed.size)
             self.copies[listed.key] = Copy(listed, target, stored.etag)
             if stored.etag != listed.etag:
                 await self._record_copy()

@@ -31,7 +31,7 @@ async def move_version(tree: Tree, key: str, version: Version) -> Version:
         return await copy_version(tree, key, version)
     moved = Version(key, version.etag, version.size)
     try:
-        await tree.store.rename(version.key, key, source_etag=version.etag, condition=ABSENT)
+        await tree.store.rename(version.key, key, source_etag=version.etag, source_size=version.size, condition=ABSENT)
     except NotImplementedByStore:
         return await copy_version(tree, key, version)
     except LostReply as error:
@@ -53,10 +53,14 @@ async def copy_version(
     changed, HalfMoved."""
     if version.key == key:
         return version
-    stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers, condition=condition)
+    stored = await tree.store.copy(
+        version.key, key, source_etag=version.etag, source_size=version.size, headers=headers, condition=condition
+    )
     while await overtaken():
         # the source is still there
-        stored = await tree.store.copy(version.key, key, source_etag=version.etag, headers=headers)
+        stored = await tree.store.copy(
+            version.key, key, source_etag=version.etag, source_size=version.size, headers=headers
+        )
     moved = Version(key, stored.etag, version.size, stored.version_id)
     try:
         await tree.store.delete(version.key, Condition(etag=version.etag))

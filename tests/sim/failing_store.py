@@ -134,13 +134,16 @@ class FailingStore:
         target: str,
         *,
         source_etag: str,
+        source_size: int | None = None,
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
         return await self._perform(
             "copy",
             target,
-            lambda: self._inner.copy(source, target, source_etag=source_etag, headers=headers, condition=condition),
+            lambda: self._inner.copy(
+                source, target, source_etag=source_etag, source_size=source_size, headers=headers, condition=condition
+            ),
         )
 
     @property
@@ -155,11 +158,21 @@ class FailingStore:
     def ghosts(self) -> bool:
         return self._inner.ghosts
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         await self._perform(
             "rename",
             target,
-            lambda: self._inner.rename(source, target, source_etag=source_etag, condition=condition),
+            lambda: self._inner.rename(
+                source, target, source_etag=source_etag, source_size=source_size, condition=condition
+            ),
         )
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:

@@ -152,7 +152,15 @@ class Careless(MemoryStore):
 
     ignored = "source"
 
-    async def rename(self, source: str, target: str, *, source_etag: str, condition: Condition = ALWAYS) -> None:
+    async def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        source_size: int | None = None,
+        condition: Condition = ALWAYS,
+    ) -> None:
         if self.ignored == "source":
             source_etag = self.objects[source].etag if source in self.objects else source_etag
         else:
