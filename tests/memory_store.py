@@ -60,7 +60,7 @@ SECOND_NS = 1_000_000_000
 NO_HEADERS = Headers()
 Operation = Literal[
     "head", "get", "list", "put", "copy", "delete", "create_upload", "upload_part", "copy_part", "complete_upload",
-    "abort_upload", "has_parts", "list_uploads", "get_tags", "delete_many", "rename",
+    "abort_upload", "has_parts", "list_parts", "list_uploads", "get_tags", "delete_many", "rename",
 ]  # fmt: skip
 
 
@@ -451,6 +451,12 @@ class MemoryStore:
         has = bool(self._upload(upload).parts)
         await self._end(call)
         return has
+
+    async def list_parts(self, upload: Upload) -> tuple[Part, ...]:
+        call = await self._begin(Call("list_parts", upload.key))
+        stored = sorted(self._upload(upload).parts.items())
+        await self._end(call)
+        return tuple(Part(number, etag, len(body)) for number, (body, etag) in stored)
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         call = await self._begin(Call("list_uploads", prefix))

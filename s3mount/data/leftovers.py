@@ -35,13 +35,19 @@ OPENING_SECONDS = 1.0
 LOOKS_MAX = 1_000
 """Uploads in doubt that are looked for at a time; those beyond are left to the next start."""
 
+
+def nobody_needs(_upload: Upload) -> bool:
+    """Where no upload of an earlier daemon is gone on with."""
+    return False
+
+
 Outcome = Literal["removed", "absent", "kept"]
 """absent: nothing there, or nothing that is known to be ours."""
 
 
 class Leftovers:
     """See the module; `now_ns` is the clock that the journal's times are by. Uploads in doubt are looked for from its
-    creation on."""
+    creation on. `spares` says which uploads somebody goes on with: they stay in the journal until he is done."""
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class Leftovers:
         *,
         now_ns: Callable[[], int],
         idle_seconds: float = IDLE_SECONDS,
+        spares: Callable[[Upload], bool] = nobody_needs,
     ) -> None:
         # The mutable state: removals under way, by the limit; how many uploads in doubt are looked for.
         self._store = store
@@ -61,6 +68,7 @@ class Leftovers:
         self._idle_ns = int(idle_seconds * 1e9)
         self._copies_prefixes = (orphans_prefix(config.prefix), scratch_key(config.prefix, ""))
         self._now_ns = now_ns
+        self._spares = spares
         self._limit = trio.Semaphore(REMOVALS_MAX)
         self._looks = 0
         journal.on_doubt = self._look_soon
@@ -109,7 +117,8 @@ class Leftovers:
             if entry.kind == "copy":
                 return await self._delete(entry), None
             if entry.upload_id is not None:
-                return await self._abort(Upload(entry.key, entry.upload_id)), None
+                upload = Upload(entry.key, entry.upload_id)
+                return ("kept" if self._spares(upload) else await self._abort(upload)), None
             return await self._find(entry), None
         except NotImplementedByStore:
             # Nor will it be able to tomorrow.

@@ -278,6 +278,9 @@ class ObjectStore(Protocol):
     async def has_parts(self, upload: Upload) -> bool:
         """Whether a part of an open upload is stored. Raises NoSuchUpload."""
 
+    async def list_parts(self, upload: Upload) -> tuple[Part, ...]:
+        """The parts of an open upload that are stored, by number. Raises NoSuchUpload."""
+
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         """All multipart uploads open below `prefix`, or `exactly` those of that key, each with the time of its
         initiation."""

@@ -41,6 +41,7 @@ from s3mount.store.deletion import Deletions
 from s3mount.store.dispatch import SKEW_MAX_SECONDS, digest_of
 from s3mount.store.download import Download, Listing
 from s3mount.store.outage import Outage
+from s3mount.store.parts import list_parts
 from s3mount.store.presign import Presigned, presigned
 from s3mount.store.replies import info_of
 from s3mount.store.requests import Requests, condition_lines, etag_in, lines_of, new_token, refused
@@ -404,6 +405,9 @@ class S3Store:
 
     async def has_parts(self, upload: Upload) -> bool:
         return await multipart.has_parts(self._requests, upload)
+
+    async def list_parts(self, upload: Upload) -> tuple[Part, ...]:
+        return await list_parts(self._requests, upload)
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         return await multipart.list_uploads(self._requests, prefix, exactly=exactly)

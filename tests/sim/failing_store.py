@@ -32,7 +32,7 @@ Mode = Literal["fail", "refuse", "down", "lost", "cut", "crash-before", "crash-a
 call. lost: the effect, then LostReply. cut: as lost, and every later call is as in down. crash: before or after the
 effect."""
 MODES: tuple[Mode, ...] = get_args(Mode)
-READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "has_parts", "list_uploads")
+READS: tuple[Operation, ...] = ("head", "get", "get_tags", "list", "has_parts", "list_parts", "list_uploads")
 MUTATIONS_ONLY: tuple[Mode, ...] = ("lost", "cut", "crash-after")
 """The modes in which a read would be as in another mode: they count mutations alone."""
 LASTING: tuple[Mode, ...] = ("down", "cut")
@@ -213,6 +213,9 @@ class FailingStore:
 
     async def has_parts(self, upload: Upload) -> bool:
         return await self._perform("has_parts", upload.key, lambda: self._inner.has_parts(upload))
+
+    async def list_parts(self, upload: Upload) -> tuple[Part, ...]:
+        return await self._perform("list_parts", upload.key, lambda: self._inner.list_parts(upload))
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         return await self._perform("list_uploads", prefix, lambda: self._inner.list_uploads(prefix, exactly=exactly))

@@ -426,6 +426,23 @@ async def test_an_upload_has_parts_once_one_is_stored(place: Place) -> None:
 
 
 @run_trio
+async def test_the_parts_of_an_upload_are_listed_by_number_with_what_they_are(place: Place) -> None:
+    async with place.open() as store:
+        upload, other = await store.create_upload("dir/m", NO_HEADERS), await store.create_upload("dir/m", NO_HEADERS)
+        assert await store.list_parts(upload) == ()
+        third = await store.upload_part(upload, 3, (b"three",))
+        first = await store.upload_part(upload, 1, (b"x" * (6 << 20),))
+        assert await store.list_parts(upload) == (first, third)
+        assert await store.list_parts(other) == ()
+        await store.upload_part(upload, 3, (b"three",))
+        assert await store.list_parts(upload) == (first, third)
+        for opened in (upload, other):
+            await store.abort_upload(opened)
+        with pytest.raises(errors.NoSuchUpload):
+            await store.list_parts(upload)
+
+
+@run_trio
 async def test_an_upload_that_was_aborted_is_gone_and_aborting_again_is_success(place: Place) -> None:
     async with place.open(retry_seconds=0.0) as store:
         upload = await store.create_upload("dir/m", NO_HEADERS)

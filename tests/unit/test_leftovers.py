@@ -81,6 +81,22 @@ async def test_the_next_start_aborts_its_own_uploads_and_nobody_elses(caplog: py
 
 
 @run_virtual
+async def test_an_upload_that_somebody_goes_on_with_is_spared_until_it_is_done() -> None:
+    store, paper = bucket(), PaperInMemory()
+    async with daemon(store, paper):
+        needed, left = await store.create_upload("k", NO_HEADERS), await store.create_upload("k", NO_HEADERS)
+    store.upload_log = journal = Journal(paper)
+    async with trio.open_nursery() as nursery:
+        config = Config(bucket="b")
+        spares = {Upload("k", needed.id)}.__contains__
+        await Leftovers(store, journal, config, nursery, now_ns=virtual_ns, spares=spares).recover()
+        assert list(store.uploads) == [needed.id] != [left.id]
+        assert len(journal) == 1
+        await store.abort_upload(needed)
+        assert not len(journal)
+
+
+@run_virtual
 async def test_an_upload_whose_id_was_never_written_down_is_found_by_key_and_time() -> None:
     store, paper = bucket(), PaperInMemory()
     for key in ("k2", "k/below", "other"):
