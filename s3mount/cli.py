@@ -53,7 +53,8 @@ usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
 
 UMOUNT_HELP = """\
 usage: s3mount umount MOUNTPOINT
-Unmounts; the daemon ends by itself. What was closed is in the bucket already.
+Unmounts; the daemon ends by itself. What was closed is in the bucket already;
+with --write-back it is sent now, for as long as --stop-timeout says.
 Refused while a file is open or a process stands in the directory: fuser -vm.
 """
 

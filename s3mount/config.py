@@ -139,6 +139,16 @@ class Config:
     exclusive_create: Literal["close", "open"] = "close"
     """When O_CREAT|O_EXCL is decided across hosts."""
 
+    # acknowledged before the bucket has it
+    write_back: bool = False
+    write_back_limit_bytes: int | None = None
+    """Of what waits in the journal; None: as `staging_limit_bytes`."""
+    write_back_files_max: int = 20_000
+    """Changes that may wait; who makes more waits for the oldest."""
+    write_back_delay_seconds: float = 1.0
+    """How long a change is held, so that a file that is written again meanwhile is sent once."""
+    write_back_sends_max: int = 16
+
     # what the store can do; "auto": found out
     equal_parts: Literal["auto", "yes", "no"] = "auto"
     """Whether all parts of an upload but the last must have one size."""
@@ -227,10 +237,27 @@ class Config:
             raise UsageError("--parts-max must be from 2 to 10000, what S3 takes")
         if self.parts_max is not None and self.file_size_max_bytes > self.parts_max * S3_PART_MAX_BYTES:
             raise UsageError("--max-file-size is more than so many parts of 5GiB hold: lower it or raise --parts-max")
+        self._check_write_back()
         if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
             raise UsageError("--sse-kms-key-id goes with --sse aws:kms")
         if self.sse_customer_key_file is not None and self.sse is not None:
             raise UsageError("--sse and --sse-customer-key-file exclude each other: choose whose key it is")
+
+    def _check_write_back(self) -> None:
+        limit = self.write_back_limit_bytes
+        if limit is not None and limit < 4 * self.part_size_bytes:
+            raise UsageError("--write-back-limit must hold at least four parts: raise it or lower --part-size")
+        if self.write_back_files_max < 1 or self.write_back_delay_seconds < 0:
+            raise UsageError("--write-back-files must be at least 1, and --write-back-delay cannot be negative")
+        if self.write_back and self.read_only:
+            raise UsageError("--write-back is about changes and --read-only refuses them all: choose one")
+        if self.write_back and self.exclusive_create == "open":
+            raise UsageError("--exclusive-create open asks the bucket and --write-back does not wait: choose one")
+
+    @property
+    def gathers_unlinks(self) -> bool:
+        """With write-back each deletion is a record, and the sender gathers them."""
+        return self.unlink == "batch" and not self.write_back
 
     @property
     def staging_patience_seconds(self) -> float:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,10 @@ class Instance:
     @property
     def removals(self) -> Path:
         return self.directory / "removals"
+
+    @property
+    def write_back(self) -> Path:
+        return self.directory / "write-back"
 
     @property
     def log(self) -> Path:
@@ -76,6 +80,17 @@ def _drawn(path: Path) -> str:
     draft.write_text(word + "\n", encoding="ascii")
     draft.replace(path)
     return word
+
+
+def check_nothing_waits(journal: Path, waiting: Callable[[Path], int]) -> None:
+    """For a mount without --write-back: what an earlier daemon has acknowledged must not be forgotten, nor overtaken.
+    `waiting`: how many changes a journal holds. Raises StartError."""
+    count = waiting(journal) if journal.exists() else 0
+    if count:
+        raise StartError(
+            f"{count} changes that --write-back has acknowledged wait in {journal}: mount with --write-back to send "
+            "them, or take them out with `s3mount journal export`"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,13 @@ FUSERMOUNT = "fusermount3"
 PROBE_TIMEOUT_SECONDS = 5.0
 STAGING_PARTS_MIN = 4
 SYMLINKS_MAX = 40
+SHORT_LIVED = {
+    "tmpfs": "a reboot",
+    "ramfs": "a reboot",
+    "overlay": "the end of the container",
+    "aufs": "the end of the container",
+}
+"""File systems that do not outlast a machine's memory, or a container, and what ends them."""
 
 _PROBE = """
 import os, sys
@@ -43,6 +50,8 @@ class Prepared:
     cache_dir: Path
     staging_limit_bytes: int
     memory_limit_bytes: int
+    write_back_limit_bytes: int = 0
+    """Without --write-back nobody asks."""
     warnings: tuple[str, ...] = ()
     """What will not do, or not for long; for the log."""
     takes_over: bool = False
@@ -64,11 +73,17 @@ def prepare(config: Config) -> Prepared:
     cache_dir = config.cache_dir or default_cache_dir(os.environ, uid=os.geteuid())
     check_outside(cache_dir, mountpoint, option="--cache-dir")
     make_cache_dir(cache_dir)
-    staging_limit = config.staging_limit_bytes or default_staging_limit(cache_dir, config.part_size_bytes)
+    staging_limit = config.staging_limit_bytes or default_limit(cache_dir, config.part_size_bytes, "--staging-limit")
+    write_back_limit = 0
     memory = allowance.memory()
     memory_limit = config.memory_limit_bytes or memory.limit_bytes
-    problem = memory.problem(memory_limit)
-    return Prepared(cache_dir, staging_limit, memory_limit, () if problem is None else (problem,), takes_over)
+    problems = [memory.problem(memory_limit)]
+    if config.write_back:
+        option = "--write-back-limit"
+        write_back_limit = config.write_back_limit_bytes or default_limit(cache_dir, config.part_size_bytes, option)
+        problems.append(not_lasting(cache_dir, kernel.mounts()))
+    warnings = tuple(problem for problem in problems if problem is not None)
+    return Prepared(cache_dir, staging_limit, memory_limit, write_back_limit, warnings, takes_over)
 
 
 def resolved(mountpoint: Path) -> Path:
@@ -231,13 +246,22 @@ def make_cache_dir(path: Path) -> None:
         raise StartError(f"--cache-dir {path} has mode {stat.S_IMODE(info.st_mode):04o}: chmod 700 {path}")
 
 
-def default_staging_limit(cache_dir: Path, part_size_bytes: int) -> int:
+def not_lasting(cache_dir: Path, mounts: Sequence[kernel.Mount]) -> str | None:
+    """What a journal there would not outlast, in one line; None where it lasts as long as a disk does."""
+    info = os.stat(cache_dir)
+    device = f"{os.major(info.st_dev)}:{os.minor(info.st_dev)}"
+    fstype = next((mount.fstype for mount in reversed(mounts) if mount.device == device), "")
+    end = SHORT_LIVED.get(fstype)
+    if end is None:
+        return None
+    return f"--cache-dir {cache_dir} is on {fstype}: {end} loses what --write-back has acknowledged; use a disk"
+
+
+def default_limit(cache_dir: Path, part_size_bytes: int, option: str) -> int:
     """A tenth of what is free there, at least 1 GiB, at most half of what is free."""
     disk = os.statvfs(cache_dir)
     free = disk.f_bavail * disk.f_frsize
     limit = min(max(free // 10, GIB), free // 2)
     if limit < STAGING_PARTS_MIN * part_size_bytes:
-        raise StartError(
-            f"only {free // MIB} MiB are free in {cache_dir}: choose another --cache-dir, or set --staging-limit"
-        )
+        raise StartError(f"only {free // MIB} MiB are free in {cache_dir}: choose another --cache-dir, or set {option}")
     return limit

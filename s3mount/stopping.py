@@ -1,9 +1,9 @@
 """How a mount ends: what a signal sets going, what the kernel still holds, the last syncs, and what was lost.
 
 New writers are refused, a child process makes the kernel hand over its dirty pages, every file is synced, writes are
-refused, the mountpoint is unmounted; one in use is detached and served until --stop-timeout. A second signal ends at
-once. Serving itself is ended by a callable. The mutable state: by when all must be over, once that has begun, and the
-paths that were lost.
+refused, the mountpoint is unmounted; one in use is detached and served until --stop-timeout. So long the journal of
+--write-back is sent, too; what waits in it then is not lost. A second signal ends at once. Serving itself is ended by a
+callable. The mutable state: by when all must be over, once that has begun, and the paths that were lost.
 """
 
 import logging
@@ -18,6 +18,7 @@ from s3mount.config import Config
 from s3mount.errors import S3MountError
 from s3mount.inside import Inside
 from s3mount.vfs.filesystem import FileSystem
+from s3mount.vfs.keys import escaped
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,14 @@ class Stopping:
         now = trio.current_time()
         by = max(self._by or now + self._config.stop_timeout_seconds, now + LAST_SYNC_SECONDS)
         await self._sync_all(filesystem, by)
+        with trio.move_on_at(by):
+            await filesystem.settle_all()
+        left = filesystem.left
+        if left is not None:
+            log.warning(
+                "changes wait in the journal for the next mount with --write-back changes=%d bytes=%d example=%s",
+                left.files, left.bytes, escaped(left.example),
+            )  # fmt: skip
         return by
 
     async def _stop(self, filesystem: FileSystem, session: trio.CancelScope, deadline: float) -> None:
@@ -93,6 +102,8 @@ class Stopping:
             log.info("mountpoint was in use: detached, open files are served until --stop-timeout said=%s", problem)
             await self._detach()
         # The kernel tells the main loop that nobody uses the mount any more; this task is cancelled then.
+        with trio.move_on_at(deadline):
+            await filesystem.settle_all()
         await trio.sleep_until(deadline)
         await self._end(filesystem, session)
 

@@ -8,8 +8,8 @@ order of a tree as on SeaweedFS; `renaming` ignored is a PUT of nothing.
 
 The mutable state is `objects` (key -> current object), `versions` (only when `versioned`), `uploads` (open multipart
 uploads), `upload_log` (who hears of uploads), `_sorted` (the keys in list order, or None when a mutation outdated it),
-the counters (`refusals`: what a lacking ability has cost), the faults, and `undeletable` keys with what deleting them
-raises.
+the counters (`refusals`: what a lacking ability has cost), the faults, `away` (every request fails, and the mount is to
+go by what it knows), and `undeletable` keys with what deleting them raises.
 """
 
 import bisect
@@ -163,6 +163,7 @@ class MemoryStore:
         self.keeps_conditions = conditions == "kept"
         self.renames = renaming == "kept"
         self.ghosts = False
+        self.away = False
         self.refusals = 0
         self._faults: list[_Fault] = []
         self._sorted: list[bytes] | None = []
@@ -468,6 +469,12 @@ class MemoryStore:
         await self._end(call)
         return found
 
+    async def settle(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def settle_below(self, prefix: str) -> None:
+        await trio.lowlevel.checkpoint()
+
     # Inside.
     async def _begin(self, call: Call) -> Call:
         self.counts[call.operation] += 1
@@ -477,6 +484,8 @@ class MemoryStore:
             await trio.sleep(self.latency_seconds)
         if self.before is not None:
             await self.before(call)
+        if self.away:
+            raise Unavailable(f"{call.operation} {call.key!r}: the store is away")
         self._raise_ordered(call, "before")
         return call
 

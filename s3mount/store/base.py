@@ -284,3 +284,18 @@ class ObjectStore(Protocol):
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         """All multipart uploads open below `prefix`, or `exactly` those of that key, each with the time of its
         initiation."""
+
+    # what a store does that answers before the bucket has (write-back); all others have nothing to say to it
+
+    @property
+    def away(self) -> bool:
+        """Whether the bucket is out of reach while changes are acknowledged nevertheless: what was known of it goes on
+        being believed. Never of a store that is the bucket itself: there what is old is asked for, or is an error."""
+
+    async def settle(self, key: str) -> None:
+        """The bucket has what was acknowledged of this key, as far as it was when this was called: changes that bring
+        it and that take it away. Raises what kept one of them from it; Stale when another client's object is there."""
+
+    async def settle_below(self, prefix: str) -> None:
+        """The same of all keys that begin with `prefix`, that of a directory among them, and of what was moved from
+        there. It waits for them all, whatever becomes of one of them."""

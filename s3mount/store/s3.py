@@ -58,6 +58,9 @@ class S3Store:
     """An S3 bucket as an ObjectStore. `run` must be running; `counts` has the requests sent by operation, repeats
     included."""
 
+    away = False
+    """What it knows is what the bucket answers."""
+
     def __init__(
         self,
         config: Config,
@@ -411,6 +414,12 @@ class S3Store:
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         return await multipart.list_uploads(self._requests, prefix, exactly=exactly)
+
+    async def settle(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def settle_below(self, prefix: str) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 def _system_random() -> random.Random:

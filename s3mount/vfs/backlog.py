@@ -1,4 +1,5 @@
-"""All that a mount owes the bucket at one moment, stored while somebody waits: files, held attributes, deletions.
+"""All that a mount owes the bucket at one moment, stored while somebody waits: files, held attributes, deletions, and
+what waits in the journal of --write-back.
 
 What it begins goes on when nobody waits any more. A failure is told to who waits and to nobody else: a program's own
 fsync or close finds its bytes still here, tries again, and is told.
@@ -16,6 +17,7 @@ from s3mount.vfs.closing import named, unstored
 from s3mount.vfs.deleting import Failure
 from s3mount.vfs.handles import SYNCS_MAX, Handles
 from s3mount.vfs.inodes import Inode
+from s3mount.vfs.journaled import Journaled
 from s3mount.vfs.kept import Kept
 from s3mount.vfs.tree import Tree
 
@@ -31,14 +33,16 @@ class Backlog:
     def __init__(self, tree: Tree, handles: Handles, changing: Changing) -> None:
         # The mutable state: how many things there are to store and to delete, and how many of them are over; the bytes
         # that were unsent when each file was begun with; the files and the other things that are not over, by name;
-        # what failed.
+        # how many changes and bytes were in the journal when these were begun with (0: not yet, or over); what failed.
         self._tree = tree
         self._handles = handles
         self._changing = changing
         self._limit = trio.Semaphore(SYNCS_MAX)
         self.total = 0
-        self.done = 0
+        self._done = 0
         self.bytes_total = 0
+        self._journaled = 0
+        self._journaled_bytes = 0
         self._files: dict[int, tuple[str, File]] = {}
         self._others: dict[int, str] = {}
         self._serial = 0
@@ -49,13 +53,23 @@ class Backlog:
         return f"<Backlog {self.done} of {self.total}, {len(self.failures)} failed>"
 
     @property
+    def done(self) -> int:
+        left = 0 if self._tree.journaled is None else self._tree.journaled.waiting.files
+        return self._done + max(0, self._journaled - left)
+
+    @property
     def bytes_done(self) -> int:
-        return max(0, self.bytes_total - sum(file.unsent_bytes for _, file in self._files.values()))
+        left = sum(file.unsent_bytes for _, file in self._files.values())
+        if self._tree.journaled is not None:
+            left += min(self._journaled_bytes, self._tree.journaled.waiting.bytes)
+        return max(0, self.bytes_total - left)
 
     @property
     def waiting(self) -> list[str]:
         """The paths that are not stored yet."""
-        return sorted(chain((path for path, _ in self._files.values()), self._others.values()))
+        named = sorted(chain((path for path, _ in self._files.values()), filter(None, self._others.values())))
+        journaled = self._tree.journaled
+        return named + (journaled.paths() if journaled is not None and self._journaled else [])
 
     async def store(self, drain: Drain) -> None:
         """Store it all, and return when each thing is in the bucket or has failed; `failures` is whole then."""
@@ -68,6 +82,15 @@ class Backlog:
         await self._drain(drain)
         # Some may have been closed meanwhile: they are stored by their release, or kept, and nobody has told us.
         self._begin_files(lambda inode: inode.own.writers > 0 or inode in open_ones)
+        await self._over()
+        journaled = self._tree.journaled
+        if journaled is not None and journaled.waiting.files:
+            self._journaled, self._journaled_bytes = journaled.waiting.files, journaled.waiting.bytes
+            self.bytes_total += self._journaled_bytes
+            self._begin("", self._settle, journaled, count=self._journaled)
+            await self._over()
+
+    async def _over(self) -> None:
         while self._files or self._others:
             self._settled = trio.Event()
             await self._settled.wait()
@@ -124,7 +147,7 @@ class Backlog:
             except S3MountError as error:
                 self.failures.append(Failure(name, str(error)))
             finally:
-                self.done += count
+                self._done += count
                 self._files.pop(number, None)
                 self._others.pop(number, None)
                 self._settled.set()
@@ -140,6 +163,17 @@ class Backlog:
 
     async def _store_attributes(self, inode: Inode) -> None:
         await self._changing.store_now(inode)
+
+    async def _settle(self, journaled: Journaled) -> None:
+        """What the bucket refuses is named one by one, and was told of when it was refused."""
+        try:
+            await self._tree.store.settle_below(journaled.prefix)
+        except S3MountError:
+            if not journaled.spool.parked:
+                raise
+        finally:
+            self._journaled = self._journaled_bytes = 0
+        self.failures += [Failure(journaled.path(one.key), str(one.error)) for one in journaled.spool.parked]
 
     async def _delete(self) -> None:
         self.failures += await self._tree.deleting.settle_all()

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from s3mount.config import Config
 from s3mount.data.removals import Removals
 from s3mount.data.storage import Storage
-from s3mount.errors import IsADirectory
+from s3mount.errors import IsADirectory, S3MountError
 from s3mount.store.base import Buffer, ObjectStore
 from s3mount.vfs import entries, inspection
 from s3mount.vfs.attributedb import AttributeDb
@@ -33,6 +33,7 @@ from s3mount.vfs.figures import counts, figures
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
+from s3mount.vfs.journaled import Journaled, Left
 from s3mount.vfs.keys import check_key, decode
 from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
@@ -64,10 +65,12 @@ class FileSystem:
         wall_ns: Callable[[], int] = time.time_ns,
         learnt: AttributeDb | None = None,
         owner: str = "",
+        journaled: Journaled | None = None,
     ) -> None:
         self._tree = Tree(store, storage, config, nursery, removals=removals, wall_ns=wall_ns, owner=owner)
         if learnt is not None:
             self._tree.earlier = Recall(self._tree.told, learnt)
+        self._tree.journaled = journaled
         self._inodes = self._tree.inodes
         self._handles = Handles(self._tree)
         self._changing = Changing(self._tree, self._handles)
@@ -225,6 +228,8 @@ class FileSystem:
             return  # the kernel has sent what it held before it asked
         await self._handles.fsync(fh)
         await self._changing.settle(inode)
+        if inode.linked:  # by the name it has now, whatever it was written under
+            await self._tree.store.settle(inode.key)
 
     async def release(self, fh: int) -> None:
         await self._handles.release(fh)
@@ -241,11 +246,13 @@ class FileSystem:
         self._readings.close(fh)
 
     async def fsyncdir(self, fh: int) -> None:
-        """Names are in the bucket when the call that made them returns; those that were deleted are gone from it now.
-        Raises what kept one from going."""
+        """Names are in the bucket, those that were deleted are gone from it: now, if not when the call returned that
+        made them so. Raises what kept one from it."""
         directory = self._readings.get(fh).inode.contents
         await self._tree.deleting.settle(directory)
         self._tree.deleting.tell(directory)
+        if not directory.removed:
+            await self._tree.store.settle_below(directory.prefix)
 
     # the mount's life
 
@@ -293,6 +300,17 @@ class FileSystem:
         failed = {*await self._handles.sync_all(), *await self._changing.store_all()}
         await self._tree.deleting.settle_below("")
         return sorted(failed)
+
+    async def settle_all(self) -> None:
+        """The bucket has all that was acknowledged, but what it refuses, or what is another client's by now: the log
+        has told of those."""
+        with suppress(S3MountError):
+            await self._tree.store.settle_below(self._tree.config.prefix)
+
+    @property
+    def left(self) -> Left | None:
+        """What was acknowledged and waits in the journal, for the next start."""
+        return None if self._tree.journaled is None else self._tree.journaled.left
 
     @property
     def undeleted(self) -> tuple[Failure, ...]:

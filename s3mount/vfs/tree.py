@@ -23,6 +23,7 @@ from s3mount.vfs.attributes import PLAIN, Special
 from s3mount.vfs.deleting import Deleting
 from s3mount.vfs.directory import Directory
 from s3mount.vfs.inodes import Inode, Inodes
+from s3mount.vfs.journaled import Journaled
 from s3mount.vfs.keys import DIRECTORY, LOCAL, Entry, Sentinel, check_key, escaped
 from s3mount.vfs.listings import Listings
 from s3mount.vfs.mediatypes import content_type
@@ -73,6 +74,7 @@ class Tree:
             lifetime_seconds=max(config.metadata_ttl_seconds, config.retry_memory_seconds),
         )
         self.earlier: Recall | None = None
+        self.journaled: Journaled | None = None
         self.on_write: Callable[[Directory], None] = lambda _directory: None
         self.transits = Transits()
         self.undertakings = Undertakings(
@@ -84,7 +86,7 @@ class Tree:
             store,
             removals,
             self.inodes,
-            batches=config.unlink == "batch",
+            batches=config.gathers_unlinks,
             moving=self.moving,
             distrust=self.distrust,
             background=self.background,

@@ -83,6 +83,10 @@ class FailingStore:
 
     # ObjectStore.
 
+    @property
+    def away(self) -> bool:
+        return self._inner.away
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._perform("head", key, lambda: self._inner.head(key))
 
@@ -219,6 +223,12 @@ class FailingStore:
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         return await self._perform("list_uploads", prefix, lambda: self._inner.list_uploads(prefix, exactly=exactly))
+
+    async def settle(self, key: str) -> None:
+        await self._inner.settle(key)
+
+    async def settle_below(self, prefix: str) -> None:
+        await self._inner.settle_below(prefix)
 
     # Inside.
 

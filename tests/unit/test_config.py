@@ -41,6 +41,11 @@ def test_a_config_is_frozen() -> None:
         ({"parts_max": 1}, "--parts-max"),
         ({"parts_max": 10_001}, "--parts-max"),
         ({"parts_max": 100}, "--max-file-size"),
+        ({"write_back_limit_bytes": 20 * MIB - 1}, "--write-back-limit"),
+        ({"write_back_files_max": 0}, "--write-back-files"),
+        ({"write_back_delay_seconds": -1.0}, "--write-back-delay"),
+        ({"write_back": True, "read_only": True}, "--write-back.*--read-only"),
+        ({"write_back": True, "exclusive_create": "open"}, "--exclusive-create open.*--write-back"),
         ({"sse_kms_key_id": "key"}, "--sse-kms-key-id"),
         ({"sse": "AES256", "sse_kms_key_id": "key"}, "--sse-kms-key-id"),
         ({"sse": "AES256", "sse_customer_key_file": Path("/key")}, "--sse-customer-key-file"),
@@ -54,3 +59,9 @@ def test_values_out_of_range_name_their_option(values: dict[str, Any], named: st
 @pytest.mark.parametrize(("prefix", "source"), [("", "s3://b"), ("a/", "s3://b/a"), ("a/b c/", "s3://b/a/b c")])
 def test_the_source_is_what_df_shows(prefix: str, source: str) -> None:
     assert Config(bucket="b", prefix=prefix).source == source
+
+
+def test_deletions_are_not_gathered_twice() -> None:
+    assert Config(bucket="b").gathers_unlinks
+    assert not Config(bucket="b", unlink="sync").gathers_unlinks
+    assert not Config(bucket="b", write_back=True).gathers_unlinks, "each is a record in the journal"

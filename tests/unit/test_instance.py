@@ -49,3 +49,21 @@ def test_a_word_that_cannot_be_written_down_is_told_in_words(tmp_path: Path) -> 
     (tmp_path / "owner.new").mkdir()
     with pytest.raises(StartError, match="--cache-dir"):
         instance.owner(tmp_path)
+
+
+def test_a_journal_in_which_something_waits_is_not_left_behind(tmp_path: Path) -> None:
+    journal = instance.Instance(tmp_path).write_back
+    asked: list[Path] = []
+
+    def waiting(directory: Path) -> int:
+        asked.append(directory)
+        return len(list(directory.iterdir()))
+
+    instance.check_nothing_waits(journal, waiting)
+    assert not asked, "there is none"
+    journal.mkdir()
+    instance.check_nothing_waits(journal, waiting)
+    (journal / "one").touch()
+    with pytest.raises(StartError, match=r"^1 changes [^\n]* mount with --write-back [^\n]* `s3mount journal export`$"):
+        instance.check_nothing_waits(journal, waiting)
+    assert asked == [journal, journal]

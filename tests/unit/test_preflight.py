@@ -251,13 +251,13 @@ def test_a_cache_directory_that_is_not_ours_alone_is_refused(tmp_path: Path, mon
 )
 def test_the_default_staging_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, limit: int) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, free // 4096, 0, 0, 0, 0, 255)))
-    assert preflight.default_staging_limit(tmp_path, 5 * MIB) == limit
+    assert preflight.default_limit(tmp_path, 5 * MIB, "--staging-limit") == limit
 
 
 def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 9000, 0, 0, 0, 0, 255)))
     with refused("only 35 MiB are free", "--cache-dir"):
-        preflight.default_staging_limit(tmp_path, 5 * MIB)
+        preflight.default_limit(tmp_path, 5 * MIB, "--staging-limit")
 
 
 def test_everything_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -280,3 +280,36 @@ def test_everything_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with refused("--cache-dir", "under the mountpoint"):
         preflight.prepare(under)
     assert list(mountpoint.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fstype", "said"), [("tmpfs", "a reboot loses"), ("overlay", "the end of the container loses"), ("ext4", None)]
+)
+def test_write_back_on_what_does_not_last_is_warned_of(tmp_path: Path, fstype: str, said: str | None) -> None:
+    device = os.stat(tmp_path).st_dev
+    table = [
+        kernel.Mount(f"{os.major(device)}:{os.minor(device)}", "/", fstype, "none"),
+        kernel.Mount("9999:1", "/other", "tmpfs", "none"),
+    ]
+    problem = preflight.not_lasting(tmp_path, table)
+    assert problem is None if said is None else problem is not None and said in problem and fstype in problem
+
+
+def test_write_back_has_a_limit_of_its_own_and_no_other_mount_has_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(preflight, "FUSE_DEVICE", Path("/dev/null"))
+    monkeypatch.setattr(preflight, "check_fusermount", lambda: None)
+    monkeypatch.setattr(preflight, "not_lasting", lambda *_: "it does not last")
+    (tmp_path / "m").mkdir()
+    config = Config(bucket="b", mountpoint=tmp_path / "m", cache_dir=tmp_path / "c", staging_limit_bytes=GIB)
+    plain = preflight.prepare(config)
+    assert plain.write_back_limit_bytes == 0
+    assert "it does not last" not in plain.warnings
+    prepared = preflight.prepare(replace(config, write_back=True, write_back_limit_bytes=GIB))
+    assert prepared.write_back_limit_bytes == GIB
+    assert prepared.warnings[-1] == "it does not last"
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 100 * GIB // 4096, 0, 0, 0, 0, 255))
+    )
+    assert preflight.prepare(replace(config, write_back=True)).write_back_limit_bytes == 10 * GIB

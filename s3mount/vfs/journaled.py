@@ -1,0 +1,107 @@
+"""What --write-back has acknowledged and the bucket does not have yet, as far as people are told of it.
+
+Protocols of what the layer below keeps (`Pending`, `Spool`), and words about it: paths, counts, ages. Asks no store. No
+state of its own; a mount without --write-back has none of this.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from s3mount.errors import S3MountError
+from s3mount.writeback.operations import Operation
+
+PATHS_MAX = 100
+"""A list for people; the count beside it is whole."""
+SECOND_NS = 1_000_000_000
+
+
+class Parked(Protocol):
+    """A change that the bucket refuses: its key, since when it waits for a person, why, how many bytes it brings."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def since_ns(self) -> int: ...
+    @property
+    def error(self) -> S3MountError: ...
+    @property
+    def size(self) -> int: ...
+
+
+class Spool(Protocol):
+    """The changes that the bucket refuses."""
+
+    @property
+    def parked(self) -> Sequence[Parked]: ...
+    async def retry(self, number: int) -> None:
+        """It may be sent again."""
+
+    async def drop(self, number: int) -> None:
+        """It is given up: the bucket's own object, if there is one, is what there is."""
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        """What it was to bring. Raises Stale when it is not parked under this number any more."""
+
+
+class Waiting(Protocol):
+    """Everything that is acknowledged and not in the bucket."""
+
+    @property
+    def files(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def oldest_ns(self) -> int | None: ...
+    @property
+    def operations(self) -> Iterable[Operation]: ...
+
+
+class Left(NamedTuple):
+    """How much waits when a mount ends; `example`: the path of one."""
+
+    files: int
+    bytes: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journaled:
+    """What one mount has in its journal; keys below `prefix` are paths."""
+
+    waiting: Waiting
+    spool: Spool
+    prefix: str
+
+    def path(self, key: str) -> str:
+        """As people know it."""
+        return key.removeprefix(self.prefix).rstrip("/")
+
+    def paths(self) -> list[str]:
+        """Of some of what waits, and how many others there are."""
+        named = [self.path(operation.key) for operation in islice(self.waiting.operations, PATHS_MAX)]
+        others = self.waiting.files - len(named)
+        return [*sorted(named), *([f"{others} others"] if others > 0 else [])]
+
+    @property
+    def left(self) -> Left | None:
+        """None: nothing waits."""
+        if not self.waiting.files:
+            return None
+        first = next(iter(self.waiting.operations), None)
+        return Left(self.waiting.files, self.waiting.bytes, "" if first is None else self.path(first.key))
+
+    def figures(self, *, wall_ns: Callable[[], int]) -> dict[str, object]:
+        """What `s3mount status` shows of it; what is sent and kept on disk, others know."""
+        waiting, parked = self.waiting, self.spool.parked
+        oldest = waiting.oldest_ns
+        return {
+            "files": waiting.files,
+            "bytes": waiting.bytes,
+            "oldest_seconds": 0.0 if oldest is None else round(max(0, wall_ns() - oldest) / SECOND_NS, 1),
+            "sending": sum(operation.state == "begun" for operation in waiting.operations),
+            "parked": {"count": len(parked), "paths": sorted(self.path(one.key) for one in parked[:PATHS_MAX])},
+        }
