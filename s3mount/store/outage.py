@@ -29,7 +29,7 @@ long is the longest that a look takes, or the end of a silence would be seen lat
 
 
 class Outage:
-    """See the module. `told` is set while an outage is known to the log, `over` once the latest one that was has ended."""
+    """See the module. `told` is set while an outage is known to the log, `ended` once the latest one that was is over."""
 
     def __init__(self, clock_ns: Callable[[], int]) -> None:
         self._clock_ns = clock_ns
@@ -39,7 +39,7 @@ class Outage:
         self._silent_until = -inf
         self._given_up = False
         self.told = trio.Event()
-        self.over = trio.Event()
+        self.ended = trio.Event()
         self._failures = 0
         self._reason = ""
 
@@ -79,7 +79,7 @@ class Outage:
             seconds = trio.current_time() - self.since
             log.warning("store reachable again after_seconds=%.1f failures=%d", seconds, self._failures)
             self.told = trio.Event()
-            self.over.set()
+            self.ended.set()
         self.since, self._silent_until, self._given_up = None, -inf, False
 
     def failed(self, reason: str, *, silent_seconds: float, usable_before: int, lasting: bool) -> float:
@@ -106,7 +106,7 @@ class Outage:
 
     def _tell(self, seconds: float) -> None:
         self.told.set()
-        self.over = trio.Event()
+        self.ended = trio.Event()
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock_ns() / 1e9 - seconds))
         log.warning(
             "store unreachable since=%s reason=%s requests_waiting=%d", since, self._reason, max(self.waiting, 1)
