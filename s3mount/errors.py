@@ -18,6 +18,8 @@
     |  |- NotImplementedByStore       EIO     501, or a header or operation the store refuses to know
     |  |- Unavailable                 EIO     5xx, throttling, time-outs, broken connections, after all retries
     |  |- LostReply                   EIO     a mutating request whose outcome nobody knows
+    |  |- JournalFull                 ENOSPC  the disk of the write-back journal has no room
+    |  |- JournalFailed               EIO     it does not write what it is given
     |- FileSystemError                EIO
        |- NoEntry ENOENT              |- Exists EEXIST           |- NotADirectory ENOTDIR
        |- IsADirectory EISDIR         |- NotEmpty ENOTEMPTY      |- Stale ESTALE
@@ -121,6 +123,16 @@ class Unavailable(StoreError):
 
 class LostReply(StoreError):
     pass
+
+
+class JournalFull(StoreError):
+    """The disk of the write-back journal has no room for what was to be acknowledged."""
+
+    errno = errno.ENOSPC
+
+
+class JournalFailed(StoreError):
+    """The disk of the write-back journal failed: nothing was acknowledged."""
 
 
 class FileSystemError(S3MountError):
