@@ -16,7 +16,7 @@ import trio
 from s3mount.errors import JournalFailed, Lost
 from s3mount.store.base import Body
 from s3mount.writeback.appending import SEGMENT_BYTES, Appender, Entry, moved
-from s3mount.writeback.holdings import OWN, Held, Holdings, Hole
+from s3mount.writeback.needed import OWN, Held, Holdings, Hole
 from s3mount.writeback.operations import Place
 from s3mount.writeback.records import crc_of, record_at
 from s3mount.writeback.segments import Disk, reader

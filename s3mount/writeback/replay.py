@@ -18,7 +18,7 @@ import trio
 
 from s3mount.errors import StartError
 from s3mount.writeback.appending import SEGMENT_BYTES, Appender, Entry
-from s3mount.writeback.holdings import OWN, Held, Holdings, told_of
+from s3mount.writeback.needed import OWN, Held, Holdings, told_of
 from s3mount.writeback.operations import Operation, Place
 from s3mount.writeback.oplog import OperationLog, moved_entry
 from s3mount.writeback.reading import Damage, Journal, Told, keys_of, read_journal, told_by, told_by_found

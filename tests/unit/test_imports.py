@@ -49,7 +49,7 @@ PURE = (
     "vfs.keys",
     "vfs.mediatypes",
     "vfs.metadata",
-    "writeback.holdings",
+    "writeback.needed",
     "writeback.operations",
     "writeback.records",
     "data.belief",
