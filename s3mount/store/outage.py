@@ -29,7 +29,7 @@ long is the longest that a look takes, or the end of a silence would be seen lat
 
 
 class Outage:
-    """See the module. `told` is set while an outage is known to the log, `ended` once the latest one that was is over."""
+    """See the module. `told` is set while an outage is known to the log, `ended` while none is."""
 
     def __init__(self, clock_ns: Callable[[], int]) -> None:
         self._clock_ns = clock_ns
@@ -40,6 +40,7 @@ class Outage:
         self._given_up = False
         self.told = trio.Event()
         self.ended = trio.Event()
+        self.ended.set()
         self._failures = 0
         self._reason = ""
 

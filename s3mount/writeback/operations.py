@@ -84,5 +84,7 @@ class Operation:
     blockers: "set[Operation]" = field(default_factory=set)
     """Operations that have to land before it is sent."""
     dependents: "set[Operation]" = field(default_factory=set)
+    ended: bool = False
+    """Whether the sender has brought it to its end; what is over without that was joined with another, or dropped."""
     seqs: list[int] = field(default_factory=list)
     """Of all records that are joined in it, its own the last."""

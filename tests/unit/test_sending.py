@@ -1,0 +1,85 @@
+"""What was acknowledged reaches the bucket, exactly once, whatever fails on the way (issue 8)."""
+
+import trio
+
+from s3mount.errors import AccessDenied, LostReply, Unavailable
+from s3mount.store.base import ABSENT, Condition
+from tests.running import run_virtual
+from tests.unit.writing_back import Life, idle
+
+
+@run_virtual
+async def test_a_put_is_one_request_after_its_begin_is_durable() -> None:
+    life = Life()
+    async with life.daemon():
+        life.put("a", b"hello", ABSENT, mode="33188")
+        await idle(life)
+    assert life.store.body("a") == b"hello"
+    assert dict(life.store.counts) == {"put": 1}
+    assert [next(iter(fact)) for fact in life.log.facts] == ["begun", "done"]
+    assert [next(iter(fact)) for fact in life.log.waited] == ["begun"]
+
+
+@run_virtual
+async def test_every_kind_of_operation_lands() -> None:
+    life = Life()
+    for name in ("old", "doomed", "dull"):
+        life.store.place(name, name.encode())
+    async with life.daemon():
+        life.rename("old", "new", life.home("old"))
+        life.delete("doomed", Condition(etag=life.home("doomed").etag))
+        life.copy("twin", life.home("dull"), None, ABSENT)
+        await trio.sleep(5)
+    assert life.store.keys() == ["dull", "new", "twin"]
+
+
+@run_virtual
+async def test_a_refusal_of_one_key_holds_nobody_up() -> None:
+    life = Life()
+    life.store.fail("put", AccessDenied("no", status=403), key="secret", times=-1)
+    async with life.daemon() as sender:
+        life.put("secret", b"x")
+        for number in range(40):
+            life.put(f"k{number}", b"y")
+        await idle(life)
+        assert len(life.store.keys()) == 40
+        assert [parked.key for parked in sender.spool.parked] == ["secret"]
+        life.store.heal()
+        await sender.spool.retry(sender.spool.parked[0].number)
+        await idle(life)
+    assert life.store.body("secret") == b"x"
+
+
+@run_virtual
+async def test_a_thousand_deletions_are_one_request() -> None:
+    life = Life()
+    for number in range(1000):
+        life.store.place(f"k{number:04}", b"x")
+    for number in range(1000):
+        life.delete(f"k{number:04}", Condition(etag=life.home(f"k{number:04}").etag))
+    async with life.daemon():
+        await idle(life)
+    assert dict(life.store.counts) == {"delete_many": 1}
+    assert not life.store.objects
+
+
+@run_virtual
+async def test_a_lost_reply_is_no_second_request_and_no_conflict() -> None:
+    life = Life()
+    life.store.fail("put", LostReply("?"), when="after")
+    async with life.daemon():
+        life.put("a", b"hello", ABSENT)
+        await idle(life)
+    assert life.store.keys() == ["a"]
+    assert dict(life.store.counts) == {"put": 1, "head": 1}
+
+
+@run_virtual
+async def test_an_outage_ends_and_everything_is_stored_once() -> None:
+    life = Life()
+    life.store.fail("put", Unavailable("down"), times=3)
+    async with life.daemon():
+        for number in range(20):
+            life.put(f"k{number}", b"y", ABSENT)
+        await idle(life)
+    assert len(life.store.keys()) == 20

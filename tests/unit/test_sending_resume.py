@@ -1,0 +1,117 @@
+"""An upload that was killed goes on where it was (issue 8)."""
+
+import pytest
+import trio
+
+from s3mount.config import MIB
+from s3mount.errors import Unavailable
+from s3mount.store.base import ABSENT
+from s3mount.writeback.operations import Piece
+from tests.memory_store import Call, MemoryStore
+from tests.running import run_virtual
+from tests.unit.writing_back import Life, idle, virtual_ns
+
+PART = 4096
+PARTS = 205
+
+
+def large(life: Life) -> bytes:
+    body = b"".join(number.to_bytes(4, "big") * (PART // 4) for number in range(PARTS))
+    life.put("large", body, ABSENT)
+    return body
+
+
+def life_of_small_parts() -> Life:
+    store = MemoryStore(clock_ns=virtual_ns, part_min_bytes=1)
+    store.latency_seconds = 0.01
+    life = Life(store, equal_parts="yes", part_copy="yes", parts_max=10_000)
+    # Below what a user may ask for: 205 parts of 5 MiB would take a test too long.
+    object.__setattr__(life.config, "part_size_bytes", PART)
+    return life
+
+
+async def killed_after(life: Life, parts: int) -> None:
+    """The daemon dies when so many parts are stored."""
+    enough = trio.Event()
+
+    async def after(call: Call) -> None:
+        if call.operation == "upload_part" and life.store.counts["upload_part"] >= parts:
+            enough.set()
+
+    life.store.after = after
+    async with life.daemon():
+        with trio.fail_after(600):
+            await enough.wait()
+    life.store.after = None
+    life.killed()
+
+
+@run_virtual
+async def test_an_upload_killed_after_60_percent_sends_at_most_half_again() -> None:
+    life = life_of_small_parts()
+    body = large(life)
+    await killed_after(life, PARTS * 6 // 10)
+    life.store.reset_counts()
+    async with life.daemon() as sender:
+        (upload,) = await life.store.list_uploads("large")
+        assert sender.spares(upload)
+        await idle(life)
+        assert not sender.spares(upload)
+    assert life.store.body("large") == body
+    assert life.store.sent_bytes <= len(body) // 2
+    assert life.store.counts["create_upload"] == 0
+    assert not life.store.uploads
+
+
+@run_virtual
+async def test_an_upload_that_the_store_has_forgotten_begins_anew() -> None:
+    life = life_of_small_parts()
+    body = large(life)
+    await killed_after(life, PARTS * 6 // 10)
+    life.store.uploads.clear()
+    life.store.reset_counts()
+    async with life.daemon():
+        await idle(life)
+    assert life.store.body("large") == body
+    assert life.store.counts["upload_part"] == PARTS
+    assert not life.store.uploads
+
+
+@run_virtual
+async def test_a_part_that_fails_is_sent_again_and_no_other() -> None:
+    life = life_of_small_parts()
+    life.store.fail("upload_part", Unavailable("down"), skip=100)
+    body = large(life)
+    async with life.daemon():
+        await idle(life)
+    assert life.store.body("large") == body
+    assert PARTS <= life.store.counts["upload_part"] <= PARTS + 8
+    assert not life.store.uploads
+
+
+@run_virtual
+async def test_bodies_in_memory_are_bounded() -> None:
+    life = Life(MemoryStore(clock_ns=virtual_ns))
+    life.store.latency_seconds = 1.0
+    body = bytes(6 * MIB)
+    place = life.log.place(body)
+    for number in range(30):
+        life.put_content(f"k{number}", (Piece(0, len(body), place, None, 0),), len(body))
+    async with life.daemon():
+        await idle(life)
+    assert len(life.store.keys()) == 30
+    assert life.buffers.most_bytes <= 64 * MIB
+    assert life.buffers.used_bytes == 0
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@run_virtual
+async def test_a_completion_whose_reply_is_lost_is_recognised(times: int) -> None:
+    life = life_of_small_parts()
+    life.store.fail("complete_upload", Unavailable("?"), when="after", times=times)
+    body = large(life)
+    async with life.daemon():
+        await idle(life)
+    assert life.store.body("large") == body
+    assert life.store.counts["complete_upload"] == 1
+    assert life.store.keys() == ["large"]
