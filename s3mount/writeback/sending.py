@@ -23,6 +23,7 @@ from s3mount.store.outage import Outage
 from s3mount.writeback import facts
 from s3mount.writeback.bodies import Bodies, Log
 from s3mount.writeback.delivering import Delivering
+from s3mount.writeback.expected import Table
 from s3mount.writeback.failing import Trouble, backoff_seconds, passes
 from s3mount.writeback.operations import Operation
 from s3mount.writeback.parting import Parting
@@ -31,7 +32,6 @@ from s3mount.writeback.removing import BATCH_MAX, Fate, Removing
 from s3mount.writeback.resuming import Resuming
 from s3mount.writeback.settling import Settling, with_blockers
 from s3mount.writeback.spool import Spool
-from s3mount.writeback.table import Table
 from s3mount.writeback.trial import Landed, Trial
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from s3mount.errors import NoEntry, S3MountError, Unavailable
 from s3mount.writeback import facts
 from s3mount.writeback.bodies import Bodies, Log
+from s3mount.writeback.expected import Table
 from s3mount.writeback.operations import Operation
-from s3mount.writeback.table import Table
 
 
 @dataclass(frozen=True, slots=True)
