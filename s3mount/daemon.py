@@ -27,10 +27,10 @@ from s3mount.control.keeping import Keeping
 from s3mount.control.rescue import Rescue
 from s3mount.control.server import attend
 from s3mount.control.verbs import Figures, Verbs
-from s3mount.data.conflict import sweep
+from s3mount.data.conflict import CopiesKept, sweep
 from s3mount.data.disktier import DiskTier
 from s3mount.data.journal import Journal, PaperFile
-from s3mount.data.leftovers import Leftovers
+from s3mount.data.leftovers import Leftovers, nobody_needs
 from s3mount.data.piecefiles import PieceFiles
 from s3mount.data.removals import Removals, finish
 from s3mount.data.storage import Storage
@@ -39,6 +39,8 @@ from s3mount.fuse import Operations, OperationsWithXattrs, invalidate, mount_opt
 from s3mount.heartbeat import Heartbeat
 from s3mount.inside import Inside
 from s3mount.stopping import Stopping
+from s3mount.store.abilities import as_s3_says
+from s3mount.store.base import ObjectStore
 from s3mount.store.endpoint import configured_endpoint
 from s3mount.store.findings import Findings
 from s3mount.store.replies import forget_parsed
@@ -47,6 +49,9 @@ from s3mount.underway import UnderWay
 from s3mount.vfs import attributedb
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.filesystem import FileSystem
+from s3mount.vfs.journaled import Journaled
+from s3mount.writeback.opening import Opened, open_write_back
+from s3mount.writeback.replay import waiting
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +98,15 @@ def _serve(
         for warning in prepared.warnings:
             log.warning("%s", warning)
         allowance.raise_open_files()
+        if not config.write_back:
+            instance.check_nothing_waits(held.write_back, waiting)
         try:
             journal, removals = Journal(PaperFile(held.journal)), Removals(PaperFile(held.removals))
         except OSError as error:
             raise StartError(f"the journal cannot be written: {error}; see --cache-dir") from error
         reports = notify.Reports(supervisor, Heartbeat(), foreground=config.foreground)
         owner = instance.owner(held.directory)
-        daemon = Daemon(config, held.staging, journal, removals, prepared, ready, reports, owner=owner, inside=inside)
+        daemon = Daemon(config, held, journal, removals, prepared, ready, reports, owner=owner, inside=inside)
         return trio.run(daemon.run)
 
 
@@ -109,7 +116,7 @@ class Daemon:
     def __init__(
         self,
         config: Config,
-        staging: Path,
+        held: instance.Instance,
         journal: Journal,
         removals: Removals,
         prepared: preflight.Prepared,
@@ -121,7 +128,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._owner = owner
-        self._staging = staging
+        self._held = held
         self._journal = journal
         self._removals = removals
         self._prepared = prepared
@@ -164,26 +171,38 @@ class Daemon:
             ended=self._journal.strike,
         )
         store.believe(findings.remembered())
+        copies_kept = CopiesKept()
+        opened = await self._open_write_back(store, findings, copies_kept, nursery)
+        front: ObjectStore = store if opened is None else opened.store
         storage = Storage(
-            store,
+            front,
             config,
             nursery,
-            staging_dir=self._staging,
+            staging_dir=self._held.staging,
             staging_limit_bytes=self._prepared.staging_limit_bytes,
             journal=self._journal,
             run_in_thread=partial(trio.to_thread.run_sync, limiter=threads),
-            find_out=findings.parts,
+            find_out=findings.parts if opened is None else as_s3_says,
             disk=self._disk_tier(nursery),
+            copies_kept=copies_kept,
         )
-        leftovers = Leftovers(store, self._journal, config, nursery, now_ns=store.now_ns)
+        leftovers = Leftovers(
+            front,
+            self._journal,
+            config,
+            nursery,
+            now_ns=store.now_ns,
+            spares=nobody_needs if opened is None else opened.sender.spares,
+        )
         filesystem = FileSystem(
-            store,
+            front,
             storage,
             config,
             nursery,
             removals=self._removals,
             learnt=self._learnt(nursery),
             owner=self._owner,
+            journaled=None if opened is None else Journaled(opened.pending, opened.sender.spool, config.prefix),
         )
         if not config.read_only:
             await finish(store, self._removals)  # before anybody can put something else there
@@ -217,6 +236,8 @@ class Daemon:
                 session.cancel_scope.cancel()
             with trio.move_on_at(await self._stopping.last_sync(filesystem)):
                 await storage.orphans.drop_all()
+            if opened is not None:
+                await opened.log.close()
         pyfuse3.close(unmount=False)
 
     def _mount(self, filesystem: FileSystem, begun: trio.Event) -> UnderWay:
@@ -243,6 +264,23 @@ class Daemon:
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
         return operations.under_way
+
+    async def _open_write_back(
+        self, store: S3Store, findings: Findings, copies_kept: CopiesKept, nursery: trio.Nursery
+    ) -> Opened | None:
+        """What answers before the bucket has it; None without --write-back. Raises StartError."""
+        if not self._config.write_back:
+            return None
+        return await open_write_back(
+            store,
+            self._config,
+            self._held.write_back,
+            nursery,
+            limit_bytes=self._prepared.write_back_limit_bytes,
+            memory_bytes=self._config.memory_bytes // 8,
+            copies_kept=copies_kept,
+            find_out=findings.parts,
+        )
 
     def _disk_tier(self, nursery: trio.Nursery) -> DiskTier | None:
         """Blocks that mounts of this host have read; None where none are kept."""

@@ -59,6 +59,7 @@ class Storage:
         wall_ns: Callable[[], int] = time.time_ns,
         draw_token: Callable[[], str] = _random_token,
         disk: DiskTier | None = None,
+        copies_kept: CopiesKept | None = None,
     ) -> None:
         # The mutable state: what may be dropped when the log runs short, oldest first, and which of it is in memory, so
         # that dropping it helps when only memory is short; parts being sent ahead and the files that wait for a turn;
@@ -130,7 +131,7 @@ class Storage:
             # They stay until the last close and nothing frees them: writers must find most of the log free of them.
             staged_max_bytes=staging_limit_bytes // 8,
         )
-        self.copies_kept = CopiesKept()
+        self.copies_kept = copies_kept or CopiesKept()
         self.reads_at_once = self.reads_waited = 0
         self._offers: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._offers_in_memory: OrderedDict[Hashable, None] = OrderedDict()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from s3mount.store.base import Condition
+from s3mount.writeback.ledger import Table
 from s3mount.writeback.metas import Mutation, Named, Own, whole
 from s3mount.writeback.operations import Content, Home, Kind, Operation, Piece, Place
 from s3mount.writeback.slices import homes
-from s3mount.writeback.table import Table
 
 
 class _Expected(NamedTuple):

@@ -20,7 +20,7 @@ class KeyTurns:
 
     @asynccontextmanager
     async def of(self, *keys: str) -> AsyncIterator[None]:
-        """Nobody else is in a block of one of these keys. They are taken in order, so that no two wait for each other."""
+        """Nobody else is in a block of one of these keys. Taken in order, so that no two wait for each other."""
         async with AsyncExitStack() as stack:
             for key in sorted(set(keys)):
                 await stack.enter_async_context(self._one(key))

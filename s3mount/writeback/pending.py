@@ -13,8 +13,8 @@ from s3mount.store.base import Headers, Listed, ObjectInfo, Stored
 from s3mount.writeback import metas
 from s3mount.writeback.aliases import GONE, Gone
 from s3mount.writeback.joining import Joining
+from s3mount.writeback.ledger import Table
 from s3mount.writeback.operations import Content, Operation, Place
-from s3mount.writeback.table import Table
 
 __all__ = ["GONE", "Gone", "Pending", "Seen"]
 

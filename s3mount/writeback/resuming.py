@@ -19,7 +19,7 @@ from s3mount.data.plan import PUT_PARTS, CopyPart, Put, Step, is_plain, plan_upl
 from s3mount.errors import NoSuchUpload, NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
 from s3mount.store.abilities import Abilities
 from s3mount.store.base import Condition, Headers, ObjectStore, Part, Stored, Upload
-from s3mount.writeback import facts
+from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, HomeGone, Log
 from s3mount.writeback.operations import Home, Operation
 from s3mount.writeback.trial import Trial
@@ -132,7 +132,7 @@ class Resuming:
         operation.upload_id = upload.id
         operation.part_bytes = operation.part_bytes or self._config.part_size_bytes
         if trial.goes_on:
-            await self._log.append(facts.opened(operation.seq, upload, operation.part_bytes), wait=False)
+            await self._log.append(metas.begun_meta(operation), wait=False)
 
     async def _send_missing(self, operation: Operation, trial: Trial, upload: Upload, steps: list[Step]) -> None:
         todo = iter([step for step in steps if not isinstance(step, Put) and step.number not in trial.parts])

@@ -20,7 +20,7 @@ from s3mount.data.grid import PartRules
 from s3mount.errors import JournalFailed, JournalFull, S3MountError, Stale, Unavailable
 from s3mount.store.base import ObjectStore, Upload
 from s3mount.store.outage import Outage
-from s3mount.writeback import facts
+from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, Log
 from s3mount.writeback.delivering import Delivering
 from s3mount.writeback.expected import Table
@@ -265,7 +265,7 @@ class Sender:
         new = [entry for batch in batches for entry in batch if not entry[1].written]
         async with trio.open_nursery() as writing:
             for operation, _ in new:
-                writing.start_soon(self._write, facts.begun(operation.seq), True)
+                writing.start_soon(self._write, metas.begun_meta(operation), True)
         for _, trial in new:
             trial.written = True
         for batch in batches:
@@ -315,12 +315,12 @@ class Sender:
             return
         self._trouble.succeeded()
         if isinstance(fate, Landed):
-            await self._write(facts.done(operation.seq, fate.stored), False)
+            await self._write(metas.done_meta(operation, fate.stored), False)
             self._over(operation)
             self._sent += 1
             self._pending.landed(operation, fate.stored)
         else:
-            await self._write(facts.parted(operation.seq), False)
+            await self._write(metas.parted_meta(operation), False)
             self._over(operation)
             self._conflicts += 1
             operation.error = Stale(f"{operation.key!r} was changed by another client")
@@ -352,7 +352,7 @@ class Sender:
 
     async def _park(self, operation: Operation, trial: Trial, error: S3MountError) -> None:
         await self._resuming.give_up(operation, trial)
-        await self._write(facts.parked(operation.seq, str(error)), False)
+        await self._write(metas.parked_meta(operation, error), False)
         log.error(
             "the bucket refused what waits, it is kept aside until somebody sees to it kind=%s key=%r reason=%s",
             operation.kind, operation.key, error,

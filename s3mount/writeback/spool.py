@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from s3mount.errors import NoEntry, S3MountError, Unavailable
-from s3mount.writeback import facts
+from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, Log
 from s3mount.writeback.expected import Table
 from s3mount.writeback.operations import Operation
@@ -66,7 +66,7 @@ class Spool:
     async def retry(self, number: int) -> None:
         """Have it sent again. Raises NoEntry."""
         operation = self._named(number)
-        await self._log.append(facts.unparked(number))
+        await self._log.append(metas.unparked_meta(operation))
         if operation.state == "parked":
             self._pending.unpark(operation)
             self._retried(operation)
@@ -75,7 +75,7 @@ class Spool:
         """Forget what programs were told is stored; what waited for it goes on. Raises NoEntry."""
         operation = self._named(number)
         await self._forget(operation)
-        await self._log.append(facts.dropped(number))
+        await self._log.append(metas.dropped_meta(operation))
         if operation.state == "parked":
             self._pending.drop(operation)
 

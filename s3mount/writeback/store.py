@@ -1,30 +1,21 @@
 """WriteBack: the bucket as programs of this mount have left it; an ObjectStore in front of the real one.
 
-Every mutation becomes a record of the journal and is answered when that is on disk; what waits is laid over what the
-real store tells. So whoever is above sees one bucket, in which everything acknowledged is there, and need not know that
-some of it has not arrived. Conditions are checked against what waits, and go along to the bucket where nothing waits.
-The sending is `sending`'s. What the mount tells of a version stays as it was told when it lands: an upload that ends
-changes nothing for those who look.
-
-Who runs at the same time: mutations of one key take turns; between the answer of the journal and the change of the
-table there is no checkpoint, and no cancellation in what leads there: what is in the journal is in the table.
+Every mutation becomes a record of the journal and is answered when that is on disk (`mutations`); what waits is laid
+over what the real store tells. So whoever is above sees one bucket, in which everything acknowledged is there, and need
+not know that some of it has not arrived. Conditions are checked against what waits, and go along to the bucket where
+nothing does. The sending is `sending`'s. What the mount tells of a version stays as it was told when it lands: an
+upload that ends changes nothing for those who look.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
-from s3mount.config import S3_KEY_MAX_BYTES
-from s3mount.data.parallel import each
 from s3mount.errors import (
-    KeyTooLong,
     NotFound,
-    PreconditionFailed,
     RangeNotSatisfiable,
-    StoreError,
     Unavailable,
 )
 from s3mount.store.base import (
@@ -41,23 +32,17 @@ from s3mount.store.base import (
     Upload,
 )
 from s3mount.store.outage import Outage
-from s3mount.writeback import metas
 from s3mount.writeback.contents import Reading
-from s3mount.writeback.keyturns import KeyTurns
-from s3mount.writeback.operations import PROVISIONAL, Content, Home
+from s3mount.writeback.mutations import Mutations, Named, precondition
+from s3mount.writeback.operations import Content, Home
 from s3mount.writeback.oplog import OperationLog
 from s3mount.writeback.overlay import Overlay
-from s3mount.writeback.pending import GONE, Gone, Pending, Seen
+from s3mount.writeback.pending import Gone, Pending, Seen
 from s3mount.writeback.room import Room
 from s3mount.writeback.sending import Sender
-from s3mount.writeback.uploads import Uploads
-
-log = logging.getLogger(__name__)
+from s3mount.writeback.uploads import is_local
 
 T = TypeVar("T")
-
-DELETES_AT_ONCE = 64
-"""Of one DeleteObjects: their records share an fsync."""
 
 
 class WriteBack:
@@ -75,19 +60,13 @@ class WriteBack:
         now_ns: Callable[[], int],
         token: str,
     ) -> None:
-        # The mutable state: mutations under way by key, uploads by parts that are open, requests that are given up when
-        # an outage is told, and the number of the last version. What waits is `pending`'s.
+        # The mutable state: requests that are given up when an outage is told. What waits is `pending`'s.
         self._real = real
-        self._log = log
         self._pending = pending
         self._sender = sender
-        self._room = room
         self._outage = outage
         self._now_ns = now_ns
-        self._token = token
-        self._serial = 0
-        self._turns = KeyTurns()
-        self._uploads = Uploads(token)
+        self._mutations = Mutations(log, pending, room, now_ns=now_ns, token=token)
         self._asking: set[trio.CancelScope] = set()
         self.reading = Reading(real, log, pending)
         self._overlay = Overlay(real, pending)
@@ -101,7 +80,7 @@ class WriteBack:
         pending.changed = changed
 
     def __repr__(self) -> str:
-        return f"<WriteBack {self._pending!r}, {len(self._uploads)} uploads open>"
+        return f"<WriteBack {self._pending!r}, {len(self._mutations.uploads)} uploads open>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Give up questions that an outage keeps from being answered, until cancelled."""
@@ -190,7 +169,7 @@ class WriteBack:
             )
             return None if info is None else self._told(info)
         if if_match is not None and if_match != seen.etag:
-            raise _precondition(key)
+            raise precondition(key)
         if if_none_match == seen.etag:
             return None
         if start >= seen.size:
@@ -213,11 +192,7 @@ class WriteBack:
     # changing
 
     async def put(self, key: str, body: Body, headers: Headers, condition: Condition = ALWAYS) -> Stored:
-        size = sum(map(len, body))
-        async with self._turns.of(key):
-            await self._room.for_bytes(size)
-            pieces = [metas.Own(0, size, 0)] if size else []
-            return await self._put(key, pieces, headers, condition, body=body)
+        return await self._mutations.put(key, body, headers, condition)
 
     async def copy(
         self,
@@ -229,25 +204,8 @@ class WriteBack:
         headers: Headers | None = None,
         condition: Condition = ALWAYS,
     ) -> Stored:
-        async with self._turns.of(source, target):
-            await self._room.for_bytes(0)
-            check_key(target)
-            self._check(target, condition)
-            seen = self._found(source, source_etag)
-            if headers is not None and seen is not None and seen.headers is not None:
-                headers = replace(headers, tags=seen.headers.tags)
-            meta = metas.copy_meta(
-                source,
-                target,
-                source_etag=self._named(source, source_etag),
-                size=await self._size_of(source, source_etag, source_size, seen),
-                headers=headers,
-                condition=self._for_bucket(target, condition),
-                # S3 keeps the etag of a copy, too. A version that is only described anew keeps its place in the caches.
-                etag=source_etag if source == target else self._new_etag(),
-                at_ns=self._now_ns(),
-            )
-            return await self._record(meta)
+        size = await self._size_of(source, source_etag) if source_size is None else source_size
+        return await self._mutations.copy(source, target, Named(source_etag, size), headers, condition)
 
     async def rename(
         self,
@@ -258,106 +216,50 @@ class WriteBack:
         source_size: int | None = None,
         condition: Condition = ALWAYS,
     ) -> None:
-        async with self._turns.of(source, target):
-            await self._room.for_bytes(0)
-            check_key(target)
-            self._check(target, condition)
-            seen = self._found(source, source_etag)
-            meta = metas.rename_meta(
-                source,
-                target,
-                source_etag=self._named(source, source_etag),
-                size=await self._size_of(source, source_etag, source_size, seen),
-                condition=self._for_bucket(target, condition),
-                etag=source_etag,
-                at_ns=self._now_ns() if seen is None else seen.at_ns,
-            )
-            await self._record(meta)
+        size = await self._size_of(source, source_etag) if source_size is None else source_size
+        await self._mutations.rename(source, target, Named(source_etag, size), condition)
 
     async def delete(self, key: str, condition: Condition = ALWAYS) -> None:
-        async with self._turns.of(key):
-            await self._room.for_deletion()
-            seen = self._pending.find(key)
-            if isinstance(seen, Gone) and condition.etag is None:
-                return
-            self._check(key, condition)
-            await self._record(metas.delete_meta(key, condition=self._for_bucket(key, condition), at_ns=self._now_ns()))
+        await self._mutations.delete(key, condition)
 
     async def delete_many(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
-        left: list[Undeleted] = []
-
-        async def delete(version: tuple[str, str | None]) -> None:
-            key, etag = version
-            try:
-                await self.delete(key, Condition(etag=etag))
-            except StoreError as error:
-                if not isinstance(self._pending.find(key), Gone):
-                    left.append(Undeleted(key, error))
-
-        await each(versions, delete, at_once=DELETES_AT_ONCE)
-        return tuple(left)
+        return await self._mutations.delete_many(versions)
 
     async def delete_batch(self, versions: Sequence[tuple[str, str | None]]) -> tuple[Undeleted, ...]:
-        return await self.delete_many(versions)
-
-    # uploads by parts
+        return await self._mutations.delete_many(versions)
 
     async def create_upload(self, key: str, headers: Headers, condition: Condition = ALWAYS) -> Upload:
         """The condition is the completion's."""
         await trio.lowlevel.checkpoint()
-        return self._uploads.begin(key, headers)
+        return self._mutations.uploads.begin(key, headers)
 
     async def upload_part(self, upload: Upload, number: int, body: Body) -> Part:
-        self._uploads.get(upload)
-        size = sum(map(len, body))
-        await self._room.for_bytes(size)
-        meta = metas.bytes_meta(upload.id)
-        with trio.CancelScope(shield=True):
-            appended = await self._log.append(meta, body, wait=False)
-            self._pending.apply(appended.seq, meta, appended.place)
-            if appended.place is None:
-                piece = metas.Piece(0, 0, None, None, 0)
-            else:
-                piece = metas.Piece(0, size, appended.place, None, 0)
-            return self._uploads.put_part(upload, number, self._new_etag(), piece)
+        return await self._mutations.upload_part(upload, number, body)
 
     async def copy_part(
         self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str
     ) -> Part:
-        self._uploads.get(upload)
-        seen = self._found(source, source_etag)
-        size = stop if seen is None else seen.size
         await trio.lowlevel.checkpoint()
-        piece = metas.Named(0, stop - start, source, self._named(source, source_etag), size, start)
-        return self._uploads.put_part(upload, number, self._new_etag(), piece)
+        return self._mutations.copy_part(upload, number, source, start, stop, source_etag=source_etag)
 
     async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition = ALWAYS) -> Stored:
-        found = self._uploads.get(upload)
-        async with self._turns.of(upload.key):
-            pieces = self._uploads.pieces(upload, parts)
-            stored = await self._put(upload.key, pieces, found.headers, condition)
-            self._end(upload)
-            return stored
+        return await self._mutations.complete_upload(upload, parts, condition)
 
     async def abort_upload(self, upload: Upload) -> None:
-        if not self._uploads.is_local(upload):
+        if is_local(upload):
+            await trio.lowlevel.checkpoint()
+            self._mutations.end_upload(upload)
+        else:
             await self._real.abort_upload(upload)
-            return
-        await trio.lowlevel.checkpoint()
-        self._end(upload)
-
-    def _end(self, upload: Upload) -> None:
-        if self._uploads.end(upload):
-            self._pending.close_upload(upload.id)
 
     async def has_parts(self, upload: Upload) -> bool:
         return bool(await self.list_parts(upload))
 
     async def list_parts(self, upload: Upload) -> tuple[Part, ...]:
-        if not self._uploads.is_local(upload):
+        if not is_local(upload):
             return await self._real.list_parts(upload)
         await trio.lowlevel.checkpoint()
-        return self._uploads.parts(upload)
+        return self._mutations.uploads.parts(upload)
 
     async def list_uploads(self, prefix: str, *, exactly: bool = False) -> tuple[Upload, ...]:
         """Those of the bucket: who asks looks for what may be left behind there."""
@@ -365,68 +267,11 @@ class WriteBack:
 
     # inside
 
-    async def _put(
-        self, key: str, pieces: Sequence[metas.Part], headers: Headers, condition: Condition, *, body: Body = ()
-    ) -> Stored:
-        check_key(key)
-        self._check(key, condition)
-        meta = metas.put_meta(
-            key,
-            headers=headers,
-            condition=self._for_bucket(key, condition),
-            size=pieces[-1].stop if pieces else 0,
-            etag=self._new_etag(),
-            at_ns=self._now_ns(),
-            pieces=pieces,
-        )
-        return await self._record(meta, body)
-
-    async def _record(self, meta: dict[str, Any], body: Body = ()) -> Stored:
-        with trio.CancelScope(shield=True):
-            appended = await self._log.append(meta, body)
-            self._pending.apply(appended.seq, meta, appended.place)
-        return Stored(meta.get("etag", ""), meta["at"])
-
-    def _found(self, source: str, etag: str) -> Seen | None:
-        """What waits of a source, if anything. Raises NotFound, PreconditionFailed."""
-        seen = self._pending.find(source)
-        if isinstance(seen, Gone):
-            raise NotFound(f"{source!r} was deleted", code="NoSuchKey", status=404)
-        if seen is not None and seen.etag != etag:
-            raise _precondition(source)
-        return seen
-
-    async def _size_of(self, source: str, etag: str, size: int | None, seen: Seen | None) -> int:
-        if seen is not None:
-            return seen.size
-        if size is not None:
-            return size
+    async def _size_of(self, source: str, etag: str) -> int:
         info = await self.head(source)
         if info.etag != etag:
-            raise _precondition(source)
+            raise precondition(source)
         return info.size
-
-    def _check(self, key: str, condition: Condition) -> None:
-        """Raises PreconditionFailed where what waits does not meet the condition."""
-        seen = self._pending.find(key)
-        if seen is None:
-            return
-        if condition.absent and seen is not GONE:
-            raise _precondition(key)
-        if condition.etag is not None and (isinstance(seen, Gone) or seen.etag != condition.etag):
-            raise _precondition(key)
-
-    def _for_bucket(self, key: str, condition: Condition) -> Condition:
-        """The condition as the journal has it: by the bucket's etag, unless that is not known yet."""
-        return condition if condition.etag is None else Condition(etag=self._named(key, condition.etag))
-
-    def _named(self, key: str, etag: str) -> str:
-        """A version as the journal names it: an alias does not outlive us."""
-        return etag if self._pending.find(key) is not None else self._pending.real_etag(key, etag)
-
-    def _new_etag(self) -> str:
-        self._serial += 1
-        return f'{PROVISIONAL}{self._token}-{self._serial}"'
 
     async def _describe(self, seen: Seen, found: ObjectInfo | None = None) -> ObjectInfo:
         headers, home, tag_count = seen.headers, _home(seen.content), 0
@@ -462,13 +307,3 @@ def _home(content: Content) -> Home | None:
     if len(content) == 1 and content[0].home is not None and not content[0].offset:
         return content[0].home
     return None
-
-
-def check_key(key: str) -> None:
-    """Raises KeyTooLong: who is told at once need not look into the spool."""
-    if len(key.encode()) > S3_KEY_MAX_BYTES:
-        raise KeyTooLong(f"{key!r} is longer than {S3_KEY_MAX_BYTES} bytes", code="KeyTooLongError", status=400)
-
-
-def _precondition(key: str) -> PreconditionFailed:
-    return PreconditionFailed(f"{key!r} is another version", code="PreconditionFailed", status=412)

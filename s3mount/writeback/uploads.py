@@ -34,15 +34,14 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._open)
 
-    @staticmethod
-    def is_local(upload: Upload) -> bool:
-        return upload.id.startswith(LOCAL)
-
     def begin(self, key: str, headers: Headers) -> Upload:
         self._serial += 1
         upload = Upload(key, f"{LOCAL}{self._token}-{self._serial}")
         self._open[upload.id] = OpenUpload(headers)
         return upload
+
+    def has(self, upload: Upload) -> bool:
+        return upload.id in self._open
 
     def get(self, upload: Upload) -> OpenUpload:
         """Raises NoSuchUpload."""
@@ -78,3 +77,8 @@ class Uploads:
     def end(self, upload: Upload) -> bool:
         """The upload is over; whether it was open."""
         return self._open.pop(upload.id, None) is not None
+
+
+def is_local(upload: Upload) -> bool:
+    """Whether the upload is one of these, and not the bucket's."""
+    return upload.id.startswith(LOCAL)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from s3mount.store.base import ABSENT, Condition, Listed, Stored
 from s3mount.writeback.aliases import LANDED_MAX, Aliases
-from s3mount.writeback.holdings import Holdings, Version
 from s3mount.writeback.operations import PROVISIONAL, Content, Home, Operation, Piece, Place
 from s3mount.writeback.order import Order
+from s3mount.writeback.references import Holdings, Version
 from s3mount.writeback.slices import cut, homes
 
 
