@@ -276,6 +276,8 @@ class Daemon:
             self._config,
             self._held.write_back,
             nursery,
+            outage=store.outage,
+            now_ns=store.now_ns,
             limit_bytes=self._prepared.write_back_limit_bytes,
             memory_bytes=self._config.memory_bytes // 8,
             copies_kept=copies_kept,

@@ -56,7 +56,8 @@ class Reading:
                     return info
                 raise PreconditionFailed(f"{key!r} is another version now")
             except (NotFound, PreconditionFailed):
-                await self._moved(home, key, etag, ended)
+                if not await self._moved(home, key, etag, ended):
+                    raise
 
     async def _from(self, home: Home, offset: int, into: memoryview) -> ObjectInfo:
         while True:
@@ -64,20 +65,21 @@ class Reading:
             try:
                 info = await self._real.get(key, offset, into, if_match=etag)
             except (NotFound, PreconditionFailed):
-                await self._moved(home, key, etag, ended)
+                if not await self._moved(home, key, etag, ended):
+                    raise
                 continue
             if info is None or info.size < offset + len(into):
                 raise BadReply(f"{key!r} is shorter than it was")
             return info
 
-    async def _moved(self, home: Home, key: str, etag: str, ended: trio.Event) -> None:
-        """Called where the version was not found at `key`: return when it is to be looked for again, else raise the
-        exception that is being handled."""
+    async def _moved(self, home: Home, key: str, etag: str, ended: trio.Event) -> bool:
+        """The version was not found at `key`. Whether it is to be looked for again, now."""
         if (home.key, home.etag) != (key, etag):
-            return
+            return True
         if not any(_moves(operation, home) for operation in self._pending.operations):
-            raise
+            return False
         await ended.wait()
+        return True
 
 
 def _moves(operation: Operation, home: Home) -> bool:

@@ -14,7 +14,8 @@ from s3mount.data.conflict import CopiesKept
 from s3mount.data.grid import PartRules
 from s3mount.data.learning import rules_of
 from s3mount.store.abilities import FindOut
-from s3mount.store.s3 import S3Store
+from s3mount.store.base import ObjectStore
+from s3mount.store.outage import Outage
 from s3mount.writeback.operations import Place
 from s3mount.writeback.oplog import OperationLog
 from s3mount.writeback.pending import Pending
@@ -38,17 +39,20 @@ class Opened:
 
 
 async def open_write_back(
-    real: S3Store,
+    real: ObjectStore,
     config: Config,
     directory: Path,
     nursery: trio.Nursery,
     *,
+    outage: Outage,
+    now_ns: Callable[[], int],
     limit_bytes: int,
     memory_bytes: int,
     copies_kept: CopiesKept,
     find_out: FindOut,
 ) -> Opened:
-    """Replay the journal of a directory and go on with it: all of it runs in `nursery` on return. Raises StartError."""
+    """Replay the journal of a directory and go on with it; all of it runs in `nursery` on return. `outage` and the
+    clock are the store's. Raises StartError."""
 
     def table(on_free: Callable[[Iterable[Place]], None], on_over: Callable[[int], None]) -> Pending:
         return Pending(
@@ -71,10 +75,10 @@ async def open_write_back(
         log,
         pending,
         config,
-        outage=real.outage,
+        outage=outage,
         buffers=Buffers(idle_max_bytes=memory_bytes // 4),
         rules=rules,
-        wall_ns=real.now_ns,
+        wall_ns=now_ns,
         draw_token=lambda: secrets.token_hex(4),
         copies_kept=copies_kept,
     )
@@ -90,8 +94,8 @@ async def open_write_back(
         pending,
         sender,
         room,
-        outage=real.outage,
-        now_ns=real.now_ns,
+        outage=outage,
+        now_ns=now_ns,
         token=secrets.token_hex(6),
     )
     await nursery.start(log.run)

@@ -128,7 +128,7 @@ class WriteBack:
         if seen is not None:
             return await self._describe(seen)
         if self.away and (landed := self._pending.landed_headers(key)) is not None:
-            return landed
+            return replace(landed, headers=replace(landed.headers, tags=""))
         return self._told(await self._ask(lambda: self._real.head(key)))
 
     async def tags(self, key: str) -> str:
@@ -282,6 +282,7 @@ class WriteBack:
             headers, tag_count = found.headers, found.tag_count
         elif headers.tags:
             tag_count = headers.tags.count("&") + 1
+            headers = replace(headers, tags="")  # as a reply has them
         return ObjectInfo(seen.key, seen.size, seen.etag, seen.at_ns, self._now_ns(), headers, tag_count=tag_count)
 
     def _told(self, info: ObjectInfo) -> ObjectInfo:

@@ -62,6 +62,9 @@ class Uploads:
     def pieces(self, upload: Upload, parts: Sequence[Part]) -> list[metas.Part]:
         """What the object of these parts consists of. Raises NoSuchUpload, StoreError for a part that is not stored."""
         found = self.get(upload)
+        numbers = [part.number for part in parts]
+        if sorted(set(numbers)) != numbers:
+            raise StoreError(f"parts of {upload.key!r} are not in order", code="InvalidPartOrder", status=400)
         pieces: list[metas.Part] = []
         position = 0
         for part in parts:

@@ -1,8 +1,9 @@
 """The `place` fixture: each test that takes it runs on the memory store, on SeaweedFS and on moto; and `proxy`, a fault
-proxy before SeaweedFS."""
+proxy before SeaweedFS. `made_place` is for those who take other stores, too."""
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,18 @@ from tests.store.places import DIFFERENCES, Place
 
 
 @pytest.fixture(params=["memory", "seaweedfs", "moto"])
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    yield from made_place(request, monkeypatch, tmp_path)
+
+
+def made_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    """The place that the parameter names."""
     name: str = request.param
     reason = DIFFERENCES.get((name, request.node.originalname))
     if reason is not None:
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-    if name == "memory":
-        yield Place(name)
+    if name in ("memory", "write-back"):
+        yield Place(name, directory=tmp_path / "write-back" if name == "write-back" else None)
         return
     server: Server = request.getfixturevalue({"seaweedfs": "seaweedfs", "moto": "moto_server"}[name])
     for variable, value in server.environment().items():

@@ -14,11 +14,17 @@ from s3mount.store.base import ABSENT, Condition, Headers, ObjectStore
 from tests.proxy import FaultProxy, Rule
 from tests.running import run_trio
 from tests.servers import Server, boto, make_bucket
+from tests.store.conftest import made_place
 from tests.store.places import Place, opened
 
 NO_HEADERS = Headers()
 TAGGED = Headers("text/css", tags="a%20b=c%2Bd%3Ae&empty=")
 BIG = bytes(range(256)) * (5 * MIB // 256)
+
+
+@pytest.fixture(params=["memory", "seaweedfs", "moto", "write-back"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    yield from made_place(request, monkeypatch, tmp_path)
 
 
 @run_trio

@@ -1,6 +1,8 @@
 """The contract of `store/base.py`, run on every store we have: what holds on the memory store holds on real servers."""
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -9,12 +11,18 @@ from s3mount import errors
 from s3mount.config import MIB
 from s3mount.store.base import ABSENT, Body, Condition, Headers, ObjectInfo, ObjectStore, Part
 from tests.running import run_trio
+from tests.store.conftest import made_place
 from tests.store.places import Place
 
 NO_HEADERS = Headers()
 FULL = Headers("text/css", "no-cache", "inline", "gzip", "de", {"mode": "33188", "name": "é=?x?="})
 PATHS = ["a b", "a+b", "a%41b", "é", "e\u0301", "q?#&=;", "x\x01y", "\U0001f600", "tab\ty", "'\"<>&", "~-._", "=?x?="]
 ODD_PATHS = ["a//b", "/lead", "./a", "a/../b", "a/.", "nl\ny"]
+
+
+@pytest.fixture(params=["memory", "seaweedfs", "moto", "write-back"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Place]:
+    yield from made_place(request, monkeypatch, tmp_path)
 
 
 async def read(
