@@ -484,10 +484,13 @@ class MemoryStore:
             await trio.sleep(self.latency_seconds)
         if self.before is not None:
             await self.before(call)
-        if self.away:
+        if self._refuses(call):
             raise Unavailable(f"{call.operation} {call.key!r}: the store is away")
         self._raise_ordered(call, "before")
         return call
+
+    def _refuses(self, _call: Call) -> bool:
+        return self.away
 
     async def _end(self, call: Call) -> None:
         if self.after is not None:

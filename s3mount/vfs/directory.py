@@ -99,11 +99,13 @@ class Directory:
     # what is known
 
     def until(self, span: Span) -> float:
-        """Up to when the span is believed: its lifetime, or a walk's while a handle holds the directory open."""
+        """Up to when the span is believed: its lifetime, or a walk's while a handle holds the directory open; longer in
+        an outage."""
         ttl = self.listings.ttl_seconds
+        until = max(span.fetched + ttl, self.listings.leased_until(span))
         if self.opened and self.opened_since <= span.fetched + ttl:
-            return span.fetched + max(ttl, self.listings.walk_ttl_seconds)
-        return max(span.fetched + ttl, self.listings.leased_until(span))
+            until = span.fetched + max(ttl, self.listings.walk_ttl_seconds)
+        return self.listings.prolonged(until)
 
     def unflagged_until(self) -> float:
         """Up to when it is believed that there is no flag: as long as the page that has told it."""
@@ -111,7 +113,8 @@ class Directory:
             return 0.0
         # It comes early among the names.
         told = self.pages[:1] if self.pages and self.pages[0].fetched == self.flag_at else []
-        return max(self.flag_at + self.listings.ttl_seconds, *map(self.until, told), 0.0)
+        until = max(self.flag_at + self.listings.ttl_seconds, *map(self.until, told), 0.0)
+        return self.listings.prolonged(until)
 
     def find(self, name: str, now: float) -> tuple[Entry | None, float] | None:
         """The entry (None: there is none) and until when that holds; None when nothing fresh tells of the name."""
@@ -137,7 +140,10 @@ class Directory:
 
     def _answer(self, span: Span, name: str, now: float) -> tuple[Entry | None, float] | None:
         entry = span.entries.get(name)
-        until = self.until(span) if entry is not None else span.fetched + self.listings.negative_ttl_seconds
+        if entry is not None:
+            until = self.until(span)
+        else:
+            until = self.listings.prolonged(span.fetched + self.listings.negative_ttl_seconds)
         return (entry, until) if until > now else None
 
     def page_after(self, position: str, started: float, now: float) -> Span | None:
@@ -149,9 +155,10 @@ class Directory:
         if not position < span.stop:
             return None
         ttl = self.listings.ttl_seconds
-        if span.fetched + ttl < started and self.listings.leased_until(span) < started:
-            return None
-        if now >= span.fetched + max(ttl, self.listings.walk_ttl_seconds):
+        too_old = (span.fetched + ttl < started and self.listings.leased_until(span) < started) or (
+            now >= span.fetched + max(ttl, self.listings.walk_ttl_seconds)
+        )
+        if too_old and not self.listings.away():
             return None
         self.listings.touch(span)
         return span
@@ -250,6 +257,19 @@ class Directory:
         """Drop every span: after something that changed keys wholesale."""
         for span in self.pages + self.windows:
             self.listings.drop(span)
+
+    def leave(self) -> None:
+        """The kernel has forgotten the directory: what is known of it is, too, but in an outage, which it might come
+        back in."""
+        shelf = self.listings.shelf
+        if self.pages and self.listings.away() and not (self.removed or self.flag_owed or self.nodes_owed):
+            shelf.discard(self.prefix)
+            shelved = shelf.at(self.prefix)
+            shelved.spans, shelved.marker = self.pages, self.marker
+            shelved.flag, shelved.flag_at, shelved.flag_date_ns = self.flag, self.flag_at, self.flag_date_ns
+            shelved.nodes = self.nodes
+            self.pages = []
+        self.forget_all()
 
     # when to ask for a page
 

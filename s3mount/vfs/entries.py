@@ -277,7 +277,10 @@ async def check_empty(tree: Tree, inode: Inode) -> None:
     if inode.children is None:
         raise NotADirectory(inode.path)
     tree.deleting.tell(directory)
-    if not directory.local:
+    holds = directory.holds_other("", trio.current_time()) if tree.store.away else None
+    if holds is False:
+        return  # as far as can be known in an outage
+    if not directory.local and not holds:
         if len(directory.pending) > PENDING_LISTED_MAX:
             await tree.deleting.settle(directory)
         going = tree.deleting.going(directory)

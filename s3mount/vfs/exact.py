@@ -15,7 +15,7 @@ from math import inf
 
 import trio
 
-from s3mount.errors import NotFound, S3MountError, Stale
+from s3mount.errors import NotFound, S3MountError, Stale, Unavailable
 from s3mount.store.base import Listed, ObjectInfo
 from s3mount.vfs.attributes import PLAIN
 from s3mount.vfs.directory import Directory
@@ -74,7 +74,9 @@ class Exact:
             tree.told.lookups_asked += not turn
             try:
                 await self.ask(parent, name, inode)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Unavailable) and inode.linked and tree.is_settled(inode):
+                    return inode, until  # what was too old to be told is all there is in an outage
                 tree.inodes.release(inode)  # no lookup was counted
                 raise
         raise Stale(f"{parent.path}/{name} is another version again and again")

@@ -46,6 +46,7 @@ from s3mount.vfs.spans import FIRST_STEP
 from s3mount.vfs.special_files import make_node, symlink
 from s3mount.vfs.telling import Emit
 from s3mount.vfs.tree import Tree
+from s3mount.vfs.walking import sweep_later
 from s3mount.vfs.xattrs import Xattrs
 
 STATFS = StatFs()
@@ -120,6 +121,7 @@ class FileSystem:
         for ino, count in counts:
             self._inodes.forget(ino, count)
         self._inodes.compact()
+        sweep_later(self._tree)
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Fh, Attributes]:
         above, look = self._inodes.get(parent), self._exact.lookup

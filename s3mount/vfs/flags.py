@@ -54,7 +54,7 @@ async def raise_flag(tree: Tree, directory: Directory, *, nodes: bool) -> None:
     if tree.config.attributes != "auto":
         return
     while not directory.removed:
-        fresh = directory.flag_at + tree.config.metadata_ttl_seconds > trio.current_time()
+        fresh = directory.flag_at + tree.config.metadata_ttl_seconds > trio.current_time() or tree.store.away
         owed = directory.flag_owed or directory.nodes_owed
         if directory.flag and fresh and not owed and (directory.nodes or not nodes):
             return

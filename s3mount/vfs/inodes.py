@@ -358,7 +358,7 @@ class Inodes:
             if self._table.get(inode.ino) is inode:
                 del self._table[inode.ino]
             if inode.directory is not None:
-                inode.directory.forget_all()
+                inode.directory.leave()
             if parent.children is not None and parent.children.get(inode.name) is inode:
                 del parent.children[inode.name]
             inode = parent

@@ -5,11 +5,16 @@ held in all.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
+
+import trio
 
 from s3mount.vfs.shelf import Shelf
 from s3mount.vfs.spans import Span
 
 REMOVED_MAX = 10_000
+AWAY_SECONDS = 1.0
+"""While the store is away what is known goes on being believed, each time for so long: the kernel, too, asks again."""
 
 
 class Listings:
@@ -18,13 +23,21 @@ class Listings:
     The state: `_used` (spans, least recently used first), `names`, and `removed`: prefixes whose directories this
     mount removed, with the time when they were last known to be without keys; some stores go on listing them.
     `shelf` has the spans of directories that have no inode yet; they count as all others. And counts: lookups and pages
-    of readdir that were known, and that the store was asked for.
+    of readdir that were known, and that the store was asked for. `away`: whether nothing newer can be had than what is
+    known.
     """
 
     def __init__(
-        self, *, names_max: int, ttl_seconds: float, negative_ttl_seconds: float, walk_ttl_seconds: float
+        self,
+        *,
+        names_max: int,
+        ttl_seconds: float,
+        negative_ttl_seconds: float,
+        walk_ttl_seconds: float,
+        away: Callable[[], bool] = lambda: False,
     ) -> None:
         self.names_max = names_max
+        self.away = away
         self.ttl_seconds = ttl_seconds
         self.negative_ttl_seconds = min(negative_ttl_seconds, ttl_seconds)
         self.walk_ttl_seconds = walk_ttl_seconds
@@ -33,6 +46,10 @@ class Listings:
         self.removed: OrderedDict[str, float] = OrderedDict()
         self._used: OrderedDict[int, tuple[list[Span], Span]] = OrderedDict()
         self.shelf = Shelf(self.drop)
+
+    def prolonged(self, until: float) -> float:
+        """Up to when something is believed that would be until then."""
+        return max(until, trio.current_time() + AWAY_SECONDS) if self.away() else until
 
     def leased_until(self, span: Span) -> float:
         """Up to when a span is believed because a walk fetched it, or goes by it: while that walk goes on, and no

@@ -2,7 +2,7 @@
 
 One round trip: HEAD of the key and LIST below it together, for a name may be both; or one LIST page of the parent,
 when names of it are asked for repeatedly. Only NotFound is an absence; every other failure is raised (an error is
-never an answer).
+never an answer). While the store is away, and changes are acknowledged nevertheless, what was known is believed on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import trio
 
 from s3mount.config import S3_KEY_MAX_BYTES
-from s3mount.errors import NoEntry, NotFound, S3MountError
+from s3mount.errors import NoEntry, NotFound, S3MountError, Unavailable
 from s3mount.store.base import ObjectInfo, Page
 from s3mount.vfs.flags import FLAG, learn_flag
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import BEGIN, DIRECTORY, END, TWIN_SUFFIX, Entry, is_name, is_reserved, read_subtree
+from s3mount.vfs.listings import AWAY_SECONDS
 from s3mount.vfs.pages import list_around
 from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
@@ -53,6 +54,21 @@ async def resolve(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, f
     tree.listings.names_asked += 1
     if directory.removed or not is_name(name) or is_reserved(name):
         return None, now + tree.config.negative_ttl_seconds
+    try:
+        return await _find_out(tree, parent, name)
+    except Unavailable:
+        # What was too old to be told may be all there is by now.
+        found = known(tree, parent, name, trio.current_time()) if tree.store.away else None
+        if found is None:
+            raise
+        return found
+
+
+async def _find_out(tree: Tree, parent: Inode, name: str) -> tuple[Inode | None, float]:
+    """By one page of the parent, or by the name alone, of which more is known in an outage."""
+    directory, now = parent.contents, trio.current_time()
+    if tree.store.away:
+        return await _ask(tree, parent, name)
     if directory.fetching is not None:
         directory.count_miss(now)
         await directory.fetching.wait()
@@ -82,7 +98,8 @@ def known(tree: Tree, parent: Inode, name: str, now: float) -> tuple[Inode | Non
         return recalled, recalled.fresh_until
     found = parent.contents.find(name, now)
     if found is None:
-        return None
+        # No listing tells of it: in an outage what was asked for by name will do.
+        return (child, now + AWAY_SECONDS) if child is not None and tree.store.away else None
     entry, until = found
     if entry is not None:
         return tree.adopt(parent, name, entry), until
@@ -121,8 +138,8 @@ async def ask_store(tree: Tree, key: str) -> Answer:
                 page = await tree.store.list_page(key + "/", max_keys=PROBE_KEYS)
             except S3MountError as error:
                 failure = error
-    if failure is not None:
-        raise failure
+    if failure is not None and not (tree.store.away and isinstance(head, ObjectInfo)):
+        raise failure  # in an outage only what was stored here is described: there is such a file
     below = page if page is not None and page.objects else None
     if tree.earlier is not None and below is not None and _is_flagged(tree, key + "/", below):
         await tree.earlier.page(key + "/", below.objects)

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 
 import trio
 
-from s3mount.errors import BadHandle
+from s3mount.errors import BadHandle, Unavailable
 from s3mount.vfs.ahead import Ahead
 from s3mount.vfs.attributes import Fh
 from s3mount.vfs.inodes import Inode
@@ -147,7 +147,14 @@ class Readings:
             if reading.prefix != directory.prefix:
                 reading.restart_pages()
             step = reading.step(position)
-            span = await fetch_page(self._tree, directory, step)
+            try:
+                span = await fetch_page(self._tree, directory, step)
+            except Unavailable:
+                # In an outage what was too old for this reading is all there is.
+                away = self._tree.store.away
+                span = directory.page_after(position, reading.started, trio.current_time()) if away else None
+                if span is None:
+                    raise
         directory.reading[id(reading)] = span
         reading.passed(span)
         if (position > span.start or span.start != BEGIN) and reading.prefix == directory.prefix:

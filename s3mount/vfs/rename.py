@@ -26,6 +26,7 @@ from s3mount.errors import (
     PreconditionFailed,
     S3MountError,
     Stale,
+    Unavailable,
 )
 from s3mount.store.base import ABSENT, ALWAYS, Condition, Headers
 from s3mount.vfs import keys
@@ -60,7 +61,7 @@ async def rename(
         return
     if target is not None and no_replace:
         raise Exists(target.path)
-    if no_replace and (await ask_store(tree, key.rstrip("/"))).exists:
+    if no_replace and await _is_taken(tree, key.rstrip("/")):
         # What a listing told may be older than another client's file of that name.
         new_parent.contents.forget_all()
         raise Exists(f"{new_parent.path}/{new}")
@@ -101,6 +102,16 @@ async def rename(
     tree.touched(new_parent)
     if new_parent is not old_parent and _may_be_special(inode, old_parent):
         await pay_flag(tree, new_parent.contents)  # it may have gone while this took long
+
+
+async def _is_taken(tree: Tree, key: str) -> bool:
+    """Whether the store has something there; in an outage what is known will do, and the store decides later."""
+    try:
+        return (await ask_store(tree, key)).exists
+    except Unavailable:
+        if tree.store.away:
+            return False
+        raise
 
 
 async def _check_target(tree: Tree, inode: Inode, target: Inode | None, new_parent: Inode) -> None:

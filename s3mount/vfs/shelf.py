@@ -1,4 +1,5 @@
-"""What a walk has told of directories that nobody has asked for yet, by prefix, until their inodes are made.
+"""What a walk has told of directories that nobody has asked for yet, by prefix, until their inodes are made; in an
+outage also what was known of those that the kernel has forgotten.
 
 Synchronous. The state: `_shelved` in the order it came, `_sorted` (its prefixes in order, None when something was
 added since), and `_requests`: what changed here since each request that is under way was sent. Invariant: nothing on

@@ -2,7 +2,8 @@
 
 Synchronous and bounded; asks no store. A version is key, etag and Last-Modified in whole seconds. Last-Modified names
 a state of the attributes for good only once it is two seconds old by the server's own clock: several copies of an
-object onto itself within a second look alike. What was learnt earlier is believed for a lifetime.
+object onto itself within a second look alike. What was learnt earlier is believed for a lifetime, and in an outage of
+a store that is `away` for as long as that lasts.
 
 The state of `Told` is what it remembers, least recently used first, and how many lookups met attributes that were
 known, by whatever, and that had to be asked for.
@@ -10,12 +11,14 @@ known, by whatever, and that had to be asked for.
 
 import stat
 from collections import OrderedDict
+from collections.abc import Callable
 from math import inf
 from typing import NamedTuple
 
 from s3mount.store.base import Listed, ObjectInfo
 from s3mount.vfs.attributes import PLAIN, SECOND_NS, Special, whole_seconds
 from s3mount.vfs.directory import Directory
+from s3mount.vfs.listings import AWAY_SECONDS
 from s3mount.vfs.metadata import link_target_of, special_of
 
 SETTLED_NS = 2 * SECOND_NS
@@ -36,7 +39,8 @@ class Known(NamedTuple):
 class Told:
     """See the module."""
 
-    def __init__(self, *, versions_max: int, lifetime_seconds: float) -> None:
+    def __init__(self, *, versions_max: int, lifetime_seconds: float, away: Callable[[], bool] = lambda: False) -> None:
+        self._away = away
         self._versions_max = versions_max
         self._lifetime_seconds = lifetime_seconds
         self._known: OrderedDict[tuple[str, str, int], Known] = OrderedDict()
@@ -103,8 +107,9 @@ class Told:
         if known is None:
             return None
         if known.until <= now:
-            del self._known[version]
-            return None
+            if not self._away():
+                return None  # it is kept: there may be an outage next
+            known = Known(known.special, now + AWAY_SECONDS)
         self._known.move_to_end(version)
         return known
 

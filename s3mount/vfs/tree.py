@@ -63,6 +63,7 @@ class Tree:
             ttl_seconds=config.metadata_ttl_seconds,
             negative_ttl_seconds=config.negative_ttl_seconds,
             walk_ttl_seconds=config.walk_ttl_seconds,
+            away=lambda: store.away,
         )
         self.walks = Walks(
             config.prefix, ttl_seconds=config.metadata_ttl_seconds, walk_ttl_seconds=config.walk_ttl_seconds
@@ -72,6 +73,7 @@ class Tree:
             versions_max=config.attributes_remembered_max,
             # An open may follow its lookup after that long: what was just asked is not asked twice.
             lifetime_seconds=max(config.metadata_ttl_seconds, config.retry_memory_seconds),
+            away=lambda: store.away,
         )
         self.earlier: Recall | None = None
         self.journaled: Journaled | None = None
@@ -176,7 +178,7 @@ class Tree:
         """Whether the kernel may be told the attributes that are known."""
         if inode.special is None:
             return False
-        if inode.exact_until > now or (inode.ours and inode.children is None):
+        if inode.exact_until > now or (inode.ours and inode.children is None) or self.store.away:
             return True
         above = inode if inode.parent is None else inode.parent
         unflagged = self.config.attributes == "auto" and above.contents.unflagged_until() > now

@@ -115,6 +115,11 @@ async def _next_page(tree: Tree, walk: Walk) -> None:
             walk.begin(walk.prefix)
             return
         _take(tree, walk, page, fetched, meanwhile)
+    sweep_later(tree)
+
+
+def sweep_later(tree: Tree) -> None:
+    """See that the shelf is swept as long as anything is on it."""
     if len(tree.listings.shelf) and not tree.walks.sweeping:
         tree.walks.sweeping = True
         tree.background(_sweep, tree)
@@ -191,6 +196,7 @@ async def _sweep(tree: Tree) -> None:
     try:
         while len(shelf):
             await trio.sleep(seconds)
-            shelf.purge(trio.current_time() - seconds)
+            if not tree.store.away:
+                shelf.purge(trio.current_time() - seconds)
     finally:
         tree.walks.sweeping = False
