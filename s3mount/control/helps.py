@@ -13,7 +13,8 @@ FAILED_HELP = """\
 usage: s3mount failed ACTION [--json] [--all] [--to DIR] MOUNTPOINT [PATH]...
 Files that could not be stored after their last close, when no program was left
 to be told. Their bytes are kept here and tried again at growing intervals, up
-to a minute; until then reading them is an error.
+to a minute; until then reading them is an error. With --write-back also changes
+that the bucket refuses: they wait here, after a restart too, until you say so.
 ACTION is one of:
  list    what is kept, since when, why, what to do, when it is tried next
  retry   try now, wait, and say what became of each

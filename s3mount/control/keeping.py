@@ -14,9 +14,9 @@ from s3mount.config import MIB
 from s3mount.control.protocol import Request, number, paths_of, whole
 from s3mount.control.server import Progress, Verb
 from s3mount.errors import Invalid, S3MountError
-from s3mount.vfs.failed import Failed
+from s3mount.vfs.failed import Failed, Held
 from s3mount.vfs.filesystem import FileSystem
-from s3mount.vfs.kept import Kept
+from s3mount.vfs.refused import NUMBERS_FROM
 
 WAIT_MAX_SECONDS = 30 * 86400.0
 PIECE_MAX_BYTES = 4 * MIB
@@ -29,6 +29,8 @@ REMEDIES: tuple[tuple[type[S3MountError], str], ...] = (
     (errors.AccessDenied, "give these credentials s3:PutObject on the key, or renew them"),
     (errors.ClockSkew, "set the clock of this machine"),
     (errors.NoSuchBucket, "the bucket is gone: export the file, then drop it"),
+    (errors.KeyTooLong, "the store takes no name of this length: export the file, then drop it"),
+    (errors.NotImplementedByStore, "the store cannot do this: export the file, then drop it"),
     (errors.BadReply, "what stands between us and the store garbles its replies: look at proxies"),
     (errors.LostReply, "look whether the store is reached: what became of the upload is found out by the next try"),
     (errors.Unavailable, "look whether the store is well and reached"),
@@ -76,7 +78,7 @@ class Keeping:
     async def listed(self, request: Request, _progress: Progress) -> object:
         """What is kept, and under which limit."""
         failed = self._fs.failed
-        return {"files": [_described(kept) for kept in _found(failed, request)], "max_bytes": failed.bytes_max}
+        return {"files": [_described(held) for held in _found(failed, request)], "max_bytes": failed.bytes_max}
 
     async def retry(self, request: Request, progress: Progress) -> object:
         """Try each at once."""
@@ -93,35 +95,35 @@ class Keeping:
         chosen = whole(request, "number", least=0, most=NUMBERS_MAX)
         offset = whole(request, "offset", least=0, most=NUMBERS_MAX)
         size = whole(request, "size", least=1, most=PIECE_MAX_BYTES)
-        kept, data = await self._fs.failed.read(chosen, offset, size)
+        held, data = await self._fs.failed.read(chosen, offset, size)
         return {
             "data": base64.b64encode(data).decode("ascii"),
-            "size": kept.file.size,
-            "changed_ns": kept.state.mtime_ns or 0,
+            "size": held.size,
+            "changed_ns": held.changed_ns,
         }
 
     async def _each(
-        self, request: Request, progress: Progress, act: Callable[[Kept], Awaitable[None]]
+        self, request: Request, progress: Progress, act: Callable[[Held], Awaitable[None]]
     ) -> dict[str, object]:
         chosen = _found(self._fs.failed, request)
         told: list[dict[str, object]] = []
         limit = trio.Semaphore(RETRIES_MAX)
 
-        async def one(kept: Kept) -> None:
-            path = kept.inode.path
+        async def one(held: Held) -> None:
+            path = held.path
             async with limit:
                 try:
-                    await act(kept)
+                    await act(held)
                 except S3MountError as error:
                     told.append({"path": path, "outcome": None, "reason": str(error), "remedy": ""})
                 else:
-                    reason, remedy = ("", "") if kept.outcome == "stored" else (str(kept.error), remedy_of(kept.error))
-                    told.append({"path": path, "outcome": kept.outcome, "reason": reason, "remedy": remedy})
+                    reason, remedy = ("", "") if held.outcome == "stored" else (str(held.error), remedy_of(held.error))
+                    told.append({"path": path, "outcome": held.outcome, "reason": reason, "remedy": remedy})
             progress(len(told), len(chosen))
 
         async with trio.open_nursery() as nursery:
-            for kept in chosen:
-                nursery.start_soon(one, kept)
+            for held in chosen:
+                nursery.start_soon(one, held)
         return {"files": sorted(told, key=lambda file: str(file["path"]))}
 
 
@@ -130,19 +132,21 @@ def remedy_of(error: S3MountError) -> str:
     return next((words for kind, words in REMEDIES if isinstance(error, kind)), "the log has the store's own words")
 
 
-def _found(failed: Failed, request: Request) -> list[Kept]:
+def _found(failed: Failed, request: Request) -> list[Held]:
     return failed.find([path.strip("/") for path in paths_of(request)])
 
 
-def _described(kept: Kept) -> dict[str, object]:
+def _described(held: Held) -> dict[str, object]:
     return {
-        "number": kept.number,
-        "path": kept.inode.path,
-        "size": kept.file.size,
-        "kept_bytes": kept.staged_bytes,
-        "since_ns": kept.since_ns,
-        "reason": str(kept.error),
-        "remedy": remedy_of(kept.error),
-        "tries": kept.tries,
-        "next_seconds": None if kept.next_at is None else round(max(0.0, kept.next_at - trio.current_time()), 1),
+        "number": held.number,
+        "path": held.path,
+        "size": held.size,
+        "kept_bytes": held.staged_bytes,
+        "since_ns": held.since_ns,
+        "reason": str(held.error),
+        "remedy": remedy_of(held.error),
+        "tries": held.tries,
+        "change": held.change,
+        "waits_for_you": held.number >= NUMBERS_FROM,
+        "next_seconds": None if held.next_at is None else round(max(0.0, held.next_at - trio.current_time()), 1),
     }

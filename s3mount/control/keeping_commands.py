@@ -54,6 +54,9 @@ def failed_export(path: str, chosen: Sequence[str], *, to: str) -> int:
     with export.opened(to) as directory:
         for file in _files(answer):
             name = str(file.get("path"))
+            if file.get("change") == "delete":
+                print(escaped(f"{name}: a deletion, nothing to write"))
+                continue
             try:
                 size = export.export(directory, name, _fetching(location, file.get("number")))
             except ControlError as error:

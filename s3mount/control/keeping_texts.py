@@ -8,6 +8,12 @@ from s3mount.control.texts import columns, duration, escaped, instant, size
 Fields = Mapping[str, Any]
 """A daemon's words, which may be an older or a newer one's."""
 BAR_CHARS = 20
+CHANGES = {
+    "put": "a file, or a directory",
+    "delete": "a deletion: there is nothing to export",
+    "rename": "a rename",
+    "copy": "attributes, or a rename",
+}
 OUTCOMES = {
     "stored": "stored",
     "dropped": "dropped",
@@ -63,6 +69,10 @@ def _rows(file: Fields) -> Iterator[tuple[str, object]]:
     yield "since", instant(file.get("since_ns"))
     yield "reason", file.get("reason")
     yield "remedy", file.get("remedy")
+    if file.get("waits_for_you"):
+        yield "change", CHANGES.get(str(file.get("change")), file.get("change"))
+        yield "tries", "not tried again by itself, see `s3mount failed retry`"
+        return
     yield (
         "tries",
         f"{file.get('tries')}, {'one is under way' if following is None else f'next in {duration(following)}'}",

@@ -23,7 +23,9 @@ SHOWN_STORE = frozenset(
     {"endpoint", "region", "signed", "clock_skew_seconds", "requests", "answers", "seconds", "sent_bytes"}
     | {"received_bytes", "last_answer_seconds", "last_failure_seconds", "outage"}
 )
-OWN_PARTS = frozenset({"uptime_seconds", "mount", "life", "troubles", "files", "store", "storage", "operations"})
+OWN_PARTS = frozenset(
+    {"uptime_seconds", "mount", "life", "troubles", "files", "store", "storage", "operations", "write_back"}
+)
 
 
 def status_text(answer: Fields) -> str:
@@ -49,6 +51,7 @@ def status_text(answer: Fields) -> str:
 
 def _sections(answer: Fields) -> Iterator[tuple[str, Rows]]:
     yield "files", _files(part(answer, "files"))
+    yield "write-back", _write_back(part(answer, "write_back"))
     yield "store", _store(part(answer, "store"))
     yield "caches", _caches(answer)
     yield "kernel", _operations(part(answer, "operations"))
@@ -100,6 +103,28 @@ def _hidden(value: Fields, examples: Fields) -> Rows:
     for prefix, count in part(value, "prefixes").items():
         example = f", such as {examples[prefix]}" if prefix in examples else ""
         yield "", f"{count} below {prefix or 'the root'}{example}"
+
+
+def _write_back(journal: Fields) -> Rows:
+    if not journal:
+        return
+    changes = journal.get("changes")
+    words = f"{changes} changes, {_size(journal.get('bytes'))}"
+    if changes:
+        words += f", the oldest for {duration(journal.get('oldest_seconds'))}, {journal.get('sending')} being sent"
+    yield "not sent yet", words
+    yield (
+        "journal",
+        (
+            f"{_size(journal.get('journal_bytes'))} on disk, limits {_size(journal.get('max_bytes'))} "
+            f"and {journal.get('changes_max')} changes"
+        ),
+    )
+    yield from _flat("refused", journal.get("refused"))
+    damage = part(journal, "damage")
+    if damage:
+        yield "damaged", damage.get("place")
+        yield from _flat("lost names", {"count": damage.get("count"), "paths": damage.get("paths")})
 
 
 def _store(store: Fields) -> Rows:

@@ -17,6 +17,7 @@ def wrongs(answer: Fields) -> Iterator[str]:
     yield from _store(store)
     yield from _unstored(files)
     yield from _storage(storage)
+    yield from _write_back(part(answer, "write_back"))
     yield from _conflicts(files, storage)
 
 
@@ -55,6 +56,19 @@ def _storage(storage: Fields) -> Iterator[str]:
         yield f"{staging['writers_waiting']} writes wait for staging: uploads are slow, or raise --staging-limit"
     if disk.get("given_up_for_a_while"):
         yield "the cache on disk is not used for a while, see the log"
+
+
+def _write_back(journal: Fields) -> Iterator[str]:
+    damage, refused = part(journal, "damage"), part(journal, "refused")
+    if damage:
+        place = escaped(str(damage.get("place")))
+        yield f"the journal was damaged: what was not read is kept in {place}, {damage.get('count')} names are known"
+    if refused.get("count"):
+        yield f"{refused['count']} changes are refused by the bucket and wait for you: see `s3mount failed list`"
+    for name, limit, option in (("changes", "changes_max", "files"), ("bytes", "max_bytes", "limit")):
+        held, most = journal.get(name), journal.get(limit)
+        if isinstance(held, int) and isinstance(most, int) and 0 < most <= held:
+            yield f"programs wait until some of the journal is sent: --write-back-{option} is reached"
 
 
 def _conflicts(files: Fields, storage: Fields) -> Iterator[str]:

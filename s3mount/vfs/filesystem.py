@@ -76,7 +76,7 @@ class FileSystem:
         self._handles = Handles(self._tree)
         self._changing = Changing(self._tree, self._handles)
         self._drainers: set[int] = set()
-        self.failed = Failed(self._handles.closing)
+        self.failed = Failed(self._handles.closing, self._tree)
         self._readings = Readings(self._tree)
         self._exact = Exact(self._tree)
         self._xattrs = Xattrs(self._tree, self._changing, self._exact)

@@ -18,7 +18,8 @@ SECOND_NS = 1_000_000_000
 
 
 class Parked(Protocol):
-    """A change that the bucket refuses: its key, since when it waits for a person, why, how many bytes it brings."""
+    """A change that the bucket refuses: the `seq` of its operation as number, its key, since when it waits for a
+    person, why, how many bytes it brings."""
 
     @property
     def number(self) -> int: ...
@@ -38,7 +39,7 @@ class Spool(Protocol):
     @property
     def parked(self) -> Sequence[Parked]: ...
     async def retry(self, number: int) -> None:
-        """It may be sent again."""
+        """It may be sent again. Raises Stale when it is not parked under this number any more."""
 
     async def drop(self, number: int) -> None:
         """It is given up: the bucket's own object, if there is one, is what there is."""
@@ -68,13 +69,28 @@ class Left(NamedTuple):
     example: str
 
 
+class Damage(NamedTuple):
+    """What of an earlier daemon's journal could not be read: where it is kept, and the keys that are known of it."""
+
+    place: str
+    keys: tuple[str, ...]
+
+
+def _nothing() -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """What one mount has in its journal; keys below `prefix` are paths."""
+    """What one mount has in its journal; keys below `prefix` are paths. `disk_bytes`: what the journal takes there."""
 
     waiting: Waiting
     spool: Spool
     prefix: str
+    bytes_max: int = 0
+    files_max: int = 0
+    disk_bytes: Callable[[], int] = _nothing
+    damage: Damage | None = None
 
     def path(self, key: str) -> str:
         """As people know it."""
@@ -95,13 +111,22 @@ class Journaled:
         return Left(self.waiting.files, self.waiting.bytes, "" if first is None else self.path(first.key))
 
     def figures(self, *, wall_ns: Callable[[], int]) -> dict[str, object]:
-        """What `s3mount status` shows of it; what is sent and kept on disk, others know."""
-        waiting, parked = self.waiting, self.spool.parked
+        """What `s3mount status` shows of it."""
+        waiting, parked, damage = self.waiting, self.spool.parked, self.damage
         oldest = waiting.oldest_ns
         return {
-            "files": waiting.files,
+            "changes": waiting.files,
+            "changes_max": self.files_max,
             "bytes": waiting.bytes,
+            "max_bytes": self.bytes_max,
             "oldest_seconds": 0.0 if oldest is None else round(max(0, wall_ns() - oldest) / SECOND_NS, 1),
             "sending": sum(operation.state == "begun" for operation in waiting.operations),
-            "parked": {"count": len(parked), "paths": sorted(self.path(one.key) for one in parked[:PATHS_MAX])},
+            "refused": _named(self.path(one.key) for one in parked),
+            "journal_bytes": self.disk_bytes(),
+            "damage": None if damage is None else {"place": damage.place, **_named(map(self.path, damage.keys))},
         }
+
+
+def _named(paths: Iterable[str]) -> dict[str, object]:
+    named = sorted(paths)
+    return {"count": len(named), "paths": named[:PATHS_MAX]}

@@ -9,7 +9,8 @@ from typing import Literal
 import trio
 
 from s3mount.data.file import File
-from s3mount.errors import S3MountError
+from s3mount.errors import Busy, S3MountError
+from s3mount.store.base import Buffer
 from s3mount.vfs.inodes import Inode, State
 
 Outcome = Literal["stored", "dropped", "gone", "conflict"]
@@ -67,6 +68,44 @@ class Kept:
             await self._hurry.wait()
         self._hurry = trio.Event()
         self.next_at = None
+
+    # as `s3mount failed` knows it
+
+    change = "put"
+
+    @property
+    def path(self) -> str:
+        return self.inode.path
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    @property
+    def changed_ns(self) -> int:
+        return self.state.mtime_ns or 0
+
+    async def retry(self) -> None:
+        """Try at once, and return when that is over, or the try under way."""
+        if self.outcome is None:
+            self.hurry()
+            await self.tried()
+
+    async def drop(self) -> None:
+        """Drop the bytes, after the try under way, if that fails, too. Raises Busy when a program has the file open."""
+        if self.state.handles:
+            raise Busy(f"{self.path} is open: its program may store it yet")
+        self.unwanted = True
+        while self.outcome is None and self.unwanted:
+            self.hurry()
+            await self.tried()
+        if self.outcome is None:
+            raise Busy(f"{self.path} was opened meanwhile: its program may store it yet")
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        return await self.file.read(offset, size)
+
+    # as the task that tries knows it
 
     def hurry(self) -> None:
         """Try at once."""

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from s3mount.errors import AccessDenied, Unavailable
 from s3mount.vfs.condition import Condition
+from s3mount.vfs.journaled import Journaled
 from tests.kernel_model import mounted
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
+from tests.unit.journal_tables import Spool, Table
 from tests.unit.test_deleting import filled, unlink_all
 
 
@@ -57,3 +59,17 @@ async def test_a_deletion_that_failed_after_it_was_answered_counts(tmp_path: Pat
         await kernel.fs.sync_all()
         assert kernel.fs.condition == Condition(failed=1)
         assert str(kernel.fs.condition).endswith("; 1 deletions or attributes failed, see s3mount status")
+
+
+@run_virtual
+async def test_what_waits_in_the_journal_is_not_said_to_be_in_the_bucket(tmp_path: Path) -> None:
+    async with mounted(MemoryStore(), tmp_path) as kernel:
+        table = Table()
+        spool = Spool(table)
+        kernel.fs._tree.journaled = Journaled(table, spool, "")
+        assert str(kernel.fs.condition) == "everything written is in the bucket"
+        table.add("a", 1)
+        assert str(kernel.fs.condition) == "1 changes safe in the journal, not in the bucket yet"
+        spool.park(table.add("b", 1), AccessDenied("403", status=403))
+        assert kernel.fs.condition == Condition(waiting=2, refused=1)
+        assert str(kernel.fs.condition).endswith("; 1 changes are refused by the bucket, see s3mount failed list")

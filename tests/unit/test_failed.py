@@ -44,6 +44,7 @@ async def keeping(tmp_path: Path, *, down: int = 10_000) -> AsyncIterator[tuple[
 
 def only(kernel: Kernel) -> Kept:
     (kept,) = kernel.fs.failed.find([])
+    assert isinstance(kept, Kept)
     return kept
 
 
@@ -106,7 +107,7 @@ async def test_empty_files_have_a_limit_too(tmp_path: Path, monkeypatch: pytest.
     async with keeping(tmp_path) as (kernel, _):
         for name in ("one", "two"):
             await kernel.write(name, b"")
-        assert [kept.inode.path for kept in kernel.fs.failed.find([])] == ["d/old", "one"]
+        assert [kept.path for kept in kernel.fs.failed.find([])] == ["d/old", "one"]
         kernel.expire()
         assert sorted(await kernel.listdir()) == ["d", "one"]
 
@@ -237,7 +238,7 @@ async def test_a_path_names_a_file_or_all_below_it_and_nothing_else(tmp_path: Pa
             await leave(kernel, path, b"made")
 
         def names(*paths: str) -> list[str]:
-            return [kept.inode.path for kept in failed.find(paths)]
+            return [kept.path for kept in failed.find(paths)]
 
         assert names() == names("") == ["d/old", "made", "d/old2"]
         assert names("d/old") == ["d/old"]

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from s3mount.calls import Calls
 from s3mount.config import Config
-from s3mount.errors import StartError
+from s3mount.errors import StartError, Unavailable
 from s3mount.heartbeat import Heartbeat
 from s3mount.logs.troubles import Troubles
 from s3mount.metrics.answers import HEAD_MAX_BYTES, Question, question
@@ -32,9 +32,11 @@ from s3mount.metrics.snapshots import Snapshot
 from s3mount.metrics.tables import CACHES, FIGURES
 from s3mount.store.tally import FAILURES, Tally, outcome_of_failure, outcome_of_status
 from s3mount.store.wire import CutBody, Stalled
+from s3mount.vfs.journaled import Journaled
 from tests.kernel_model import mounted
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
+from tests.unit.journal_tables import Spool, Table
 from tests.unit.test_status_text import WELL
 
 PATIENCE_SECONDS = 30.0
@@ -131,6 +133,9 @@ async def test_every_figure_is_where_its_metric_looks_for_it_and_no_label_has_a_
     async with mounted(store, tmp_path) as kernel:
         await kernel.listdir("secret-name")
         await kernel.write("secret-name/new", b"x")
+        table = Table()
+        spool = Spool(table)
+        spool.park(table.add("secret-name/refused", 10), Unavailable("secret-name"))
         tally, calls, troubles = Tally(), Calls(), Troubles()
         tally.note("get", 200, "ok", tally.clock(), 0, 1)
         tally.note("get", 0, "timeout", tally.clock(), 0, 0)
@@ -140,6 +145,7 @@ async def test_every_figure_is_where_its_metric_looks_for_it_and_no_label_has_a_
             "uptime_seconds": 3.0,
             "mount": WELL["mount"],
             "files": kernel.fs.figures,
+            "write_back": Journaled(table, spool, "").figures(wall_ns=time.time_ns),
             "storage": kernel.fs._tree.storage.figures,
             "store": {"clock_skew_seconds": 0, **tally.figures},
             "operations": calls.figures,
@@ -148,6 +154,8 @@ async def test_every_figure_is_where_its_metric_looks_for_it_and_no_label_has_a_
         samples = page(figures)
         expected = {figure.name + ("_total" if figure.counts else "") for figure in FIGURES}
         assert {name for name in expected - samples.keys() if "_disk_" not in name} == set()
+        assert samples["s3mount_write_back_refused"] == {(): 1.0}
+        assert samples["s3mount_write_back_bytes"] == {(): 10.0}
         assert {dict(labels)["cache"] for labels in samples["s3mount_cache_hits_total"]} == CACHES.keys() - {"disk"}
         labels = {value for by_labels in samples.values() for labels in by_labels for _, value in labels}
         assert not any("secret-name" in label for label in labels)

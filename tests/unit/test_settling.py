@@ -2,11 +2,10 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -22,20 +21,12 @@ from s3mount.inside import Inside
 from s3mount.notify import Reports
 from s3mount.stopping import Stopping
 from s3mount.vfs.journaled import Journaled
-from s3mount.writeback.operations import Operation
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
+from tests.unit.journal_tables import Spool, Table
 
 DENIED = AccessDenied("403, AccessDenied", status=403)
-
-
-class ParkedChange(NamedTuple):
-    number: int
-    key: str
-    since_ns: int
-    error: S3MountError
-    size: int
 
 
 class SettlingStore(MemoryStore):
@@ -59,55 +50,17 @@ class SettlingStore(MemoryStore):
         await self.settle(f"{prefix}*")
 
 
-@dataclass
-class Table:
-    """What waits, as `Pending` tells it."""
-
-    operations_of: list[Operation] = field(default_factory=list)
-
-    @property
-    def operations(self) -> Iterator[Operation]:
-        return iter(self.operations_of)
-
-    @property
-    def files(self) -> int:
-        return len(self.operations_of)
-
-    @property
-    def bytes(self) -> int:
-        return sum(operation.size for operation in self.operations_of)
-
-    @property
-    def oldest_ns(self) -> int | None:
-        return min((operation.at_ns for operation in self.operations_of), default=None)
-
-    def put(self, key: str, size: int) -> None:
-        self.operations_of.append(Operation(len(self.operations_of), "put", key, 0, size=size))
-
-
-@dataclass
-class Refused:
-    """What is parked of it, as `Spool` tells it; nobody here does anything about it."""
-
-    parked: list[ParkedChange] = field(default_factory=list)
-
-    async def retry(self, number: int) -> None:
-        raise AssertionError(number)
-
-    async def drop(self, number: int) -> None:
-        raise AssertionError(number)
-
-    async def read(self, number: int, offset: int, size: int) -> bytes:
-        raise AssertionError(number, offset, size)
-
-
 @asynccontextmanager
-async def journaling(tmp_path: Path, *refused: ParkedChange) -> AsyncIterator[tuple[Kernel, SettlingStore, Table]]:
+async def journaling(tmp_path: Path, *refused: str) -> AsyncIterator[tuple[Kernel, SettlingStore, Table]]:
+    """A mount, its bucket, and what waits: changes of the keys that are `refused`."""
     store, table = SettlingStore(), Table()
+    spool = Spool(table)
+    for key in refused:
+        spool.park(table.add(key, 1), DENIED)
     store.place("d/")
     store.place("d/old", b"old")
     async with mounted(store, tmp_path) as kernel:
-        kernel.fs._tree.journaled = Journaled(table, Refused([*refused]), "")
+        kernel.fs._tree.journaled = Journaled(table, spool, "")
         yield kernel, store, table
 
 
@@ -195,11 +148,9 @@ async def synced(kernel: Kernel, progress: Progress, **request: object) -> dict[
 
 @run_virtual
 async def test_sync_waits_for_the_journal_and_names_what_the_bucket_refuses(tmp_path: Path) -> None:
-    refused = ParkedChange(7, "d/refused", 0, DENIED, 1)
-    async with journaling(tmp_path, refused) as (kernel, store, table), trio.open_nursery() as nursery:
-        table.put("d/a", 1000)
-        table.put("d/b", 24)
-        table.put("d/refused", 1)
+    async with journaling(tmp_path, "d/refused") as (kernel, store, table), trio.open_nursery() as nursery:
+        table.add("d/a", 1000)
+        table.add("d/b", 24)
         store.open = trio.Event()
         progress = Progress()
         answers = []
@@ -210,9 +161,9 @@ async def test_sync_waits_for_the_journal_and_names_what_the_bucket_refuses(tmp_
         nursery.start_soon(sync)
         await trio.testing.wait_all_tasks_blocked()
         assert progress.reach == (0, 3, {"bytes": 0, "bytes_total": 1025})
-        del table.operations_of[0]
+        del table.operations_of[1]
         assert progress.reach == (1, 3, {"bytes": 1000, "bytes_total": 1025})
-        del table.operations_of[0]
+        del table.operations_of[1]
         store.error = DENIED
         store.open.set()
     (answer,) = answers
@@ -227,7 +178,7 @@ async def test_sync_waits_for_the_journal_and_names_what_the_bucket_refuses(tmp_
 async def test_a_sync_that_is_not_waited_for_any_longer_names_what_waits(tmp_path: Path) -> None:
     async with journaling(tmp_path) as (kernel, store, table):
         for number in range(103):
-            table.put(f"d/{number:03}", 1)
+            table.add(f"d/{number:03}", 1)
         store.open = trio.Event()
         answer = await synced(kernel, Progress(), timeout_seconds=5)
         assert not answer["in_time"]
@@ -277,8 +228,8 @@ async def test_what_waits_when_the_time_is_over_is_told_and_not_lost(
 ) -> None:
     async with journaling(tmp_path) as (kernel, store, table):
         store.open = trio.Event()
-        table.put("d/first one", 1000)
-        table.put("d/second", 24)
+        table.add("d/first one", 1000)
+        table.add("d/second", 24)
         stop = stopping(60)
         began = trio.current_time()
         await stop.last_sync(kernel.fs)
@@ -295,7 +246,7 @@ async def test_what_the_bucket_refuses_does_not_keep_a_mount_from_ending(
 ) -> None:
     async with journaling(tmp_path) as (kernel, store, table):
         store.error = DENIED
-        table.put("d/refused", 1)
+        table.add("d/refused", 1)
         stop = stopping(60)
         began = trio.current_time()
         await stop.last_sync(kernel.fs)

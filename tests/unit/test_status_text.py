@@ -169,6 +169,40 @@ def test_each_thing_that_is_wrong_is_a_line() -> None:
         assert words in told[0]
 
 
+JOURNAL: dict[str, Any] = {
+    "changes": 3, "changes_max": 20_000, "bytes": 5 << 20, "max_bytes": 1 << 30, "oldest_seconds": 65.0, "sending": 2,
+    "refused": {"count": 0, "paths": []}, "journal_bytes": 64 << 20, "damage": None,
+}  # fmt: skip
+
+
+def test_a_backlog_of_write_back_is_told_and_nothing_wrong() -> None:
+    text = status_text({**WELL, "write_back": JOURNAL})
+    assert "nothing is wrong" in text
+    assert "not sent yet         3 changes, 5.0 MiB, the oldest for 1m 5s, 2 being sent" in text
+    assert "journal              64.0 MiB on disk, limits 1.0 GiB and 20000 changes" in text
+    assert "write-back" not in status_text(WELL)
+    rest = status_text({**WELL, "write_back": {**JOURNAL, "changes": 0, "bytes": 0, "sending": 0}})
+    assert "not sent yet         0 changes, 0 bytes\n" in rest
+
+
+def test_what_is_wrong_with_a_journal_is_a_line_and_says_what_to_do() -> None:
+    damage = {"place": "/c/damaged-1", "count": 2, "paths": ["a", "b\x1b"]}
+    for figures, words in (
+        ({"refused": {"count": 2, "paths": ["a", "b"]}}, "2 changes are refused by the bucket and wait for you"),
+        ({"damage": damage}, "kept in /c/damaged-1, 2 names are known"),
+        ({"changes": 20_000}, "--write-back-files is reached"),
+        ({"bytes": 1 << 30}, "--write-back-limit is reached"),
+    ):
+        told = list(wrongs({**WELL, "write_back": {**JOURNAL, **figures}}))
+        assert len(told) == 1
+        assert words in told[0]
+    text = status_text(
+        {**WELL, "write_back": {**JOURNAL, "damage": damage, "refused": {"count": 1, "paths": ["d/forbidden"]}}}
+    )
+    for words in ("damaged              /c/damaged-1", "b\\x1b", "d/forbidden"):
+        assert words in text
+
+
 def test_a_count_of_hidden_keys_says_of_which_and_names_one() -> None:
     text = status_text(
         {"files": {"hidden_keys": {"count": 3, "prefixes": {"a/": 2, "": 1}}, "hidden_examples": {"a/": "a//x"}}}
@@ -188,10 +222,12 @@ JSON = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from([*WELL, "later"]), JSON), st.dictionaries(st.sampled_from([*WELL["files"]]), JSON)
+    st.dictionaries(st.sampled_from([*WELL, "later"]), JSON),
+    st.dictionaries(st.sampled_from([*WELL["files"]]), JSON),
+    st.dictionaries(st.sampled_from([*JOURNAL]), JSON),
 )
 def test_whatever_a_daemon_of_another_version_says_is_shown_in_lines_that_no_terminal_acts_on(
-    answer: dict[str, Any], files: dict[str, Any]
+    answer: dict[str, Any], files: dict[str, Any], journal: dict[str, Any]
 ) -> None:
-    text = status_text({**answer, "files": files})
+    text = status_text({**answer, "files": files, "write_back": journal})
     assert all(line.isprintable() for line in text.splitlines())
