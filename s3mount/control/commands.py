@@ -15,6 +15,7 @@ from s3mount.control.status import status_text
 URL_NOTES = {
     "changed": "what was changed here is not stored yet: the address shows the version before",
     "uploading": "what was changed here is being uploaded: the address shows the version before until then",
+    "waiting": "what was changed here waits to be sent: until then the address shows the version before, or nothing",
 }
 
 

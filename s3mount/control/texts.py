@@ -14,6 +14,7 @@ STATES = {
     "changed": "changed here, not stored yet: the object is the one before",
     "uploading": "being uploaded: the object is the one before",
     "not stored": "not stored yet: there is no object",
+    "waiting": "safe in the journal here, not sent yet: the object will be as it is told",
     "gone": "the object is gone, though not by this mount",
 }
 

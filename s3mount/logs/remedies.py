@@ -21,6 +21,11 @@ BY_WORDS: tuple[tuple[str, str], ...] = (
     ("credentials were not renewed", "renew the credentials where they come from; no restart is needed"),
     ("control socket was not made", "make /run/user/UID, or /run/s3mount for root, writable, and mount again"),
     ("control connection was refused", "ask as the user who has mounted, or as root"),
+    (
+        "changes wait in the journal",
+        "mount again with --write-back: they are sent then; s3mount journal list shows them",
+    ),
+    ("loses what --write-back has", "give a --cache-dir on a disk that stays"),
     ("journal was not written", "make room on the disk of --cache-dir"),
     ("deletions cannot be written down", "make room on the disk of --cache-dir"),
     ("store lacks conditions", "have one client write to an object, or use a store that keeps conditions"),

@@ -30,8 +30,9 @@ NAMES_AT_ONCE = 10_000
 KernelName = tuple[Ino, bytes]
 """A name that the kernel may believe: the number of its directory, and the name."""
 
-State = Literal["stored", "changed", "uploading", "not stored", "gone"]
-"""What the bucket has of a file; gone: nothing, though this mount has not removed it."""
+State = Literal["stored", "changed", "uploading", "not stored", "gone", "waiting"]
+"""What the bucket has of a file; gone: nothing, though this mount has not removed it; waiting: what it is to have is
+in the journal of --write-back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ async def about(tree: Tree, look: Look, path: bytes) -> About:
             shown = tree.shown(inode)
             special = _special(flag) or _special(marker)
             return About(inode.path, prefix, shown, special, marker, flag=flag is not None)
-        state = _state_of(inode)
+        state = _state_of(tree, inode)
         # The key of an object that is not there would be asked for in vain.
         info = None if state == "not stored" else await _head(tree, inode.key)
         if info is None and state != "not stored":
@@ -81,7 +82,7 @@ async def key_of(tree: Tree, look: Look, path: bytes) -> tuple[str, State]:
             raise IsADirectory(f"{_shown(path)} is a directory: only files have an address")
         if not stat.S_ISREG(tree.shown(inode).mode):
             raise Invalid(f"{_shown(path)} is a link or special file: only regular files have an address")
-        state = _state_of(inode)
+        state = _state_of(tree, inode)
         if state == "not stored":
             raise NoEntry(f"{_shown(path)} is not stored yet: its object comes with close or fsync")
         return inode.key, state
@@ -219,13 +220,14 @@ def _names(path: bytes) -> Iterator[str]:
             yield name
 
 
-def _state_of(inode: Inode) -> State:
+def _state_of(tree: Tree, inode: Inode) -> State:
     file = inode.state.file if inode.state is not None else None
-    if file is None:
-        return "stored"
-    if file.base is None:
+    if file is not None and file.base is None:
         return "not stored"
-    return "uploading" if file.busy else "changed" if file.dirty else "stored"
+    if file is not None and (file.busy or file.dirty):
+        return "uploading" if file.busy else "changed"
+    journaled = tree.journaled
+    return "waiting" if journaled is not None and journaled.waiting.find(inode.key) is not None else "stored"
 
 
 def _nothing(_info: ObjectInfo) -> None:

@@ -59,6 +59,8 @@ class Waiting(Protocol):
     def oldest_ns(self) -> int | None: ...
     @property
     def operations(self) -> Iterable[Operation]: ...
+    def find(self, key: str) -> object:
+        """What will be there, or that nothing will; None: nothing of this key waits."""
 
 
 class Left(NamedTuple):

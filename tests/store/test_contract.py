@@ -159,6 +159,17 @@ async def test_a_key_over_1024_bytes_is_too_long(place: Place) -> None:
 
 
 @run_trio
+async def test_what_is_settled_is_there_and_a_store_that_is_well_is_not_away(place: Place) -> None:
+    async with place.open() as store:
+        await put(store, "a/b")
+        await store.settle("a/b")
+        await store.settle_below("a/")
+        await store.settle("none")
+        assert (await store.head("a/b")).size == 5
+        assert not store.away
+
+
+@run_trio
 async def test_listing_goes_by_pages_in_key_order(place: Place) -> None:
     names = [f"p/{number:03}" for number in range(25)]
     async with place.open() as store:

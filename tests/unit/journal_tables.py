@@ -40,6 +40,9 @@ class Table:
     def oldest_ns(self) -> int | None:
         return min((operation.at_ns for operation in self.operations_of), default=None)
 
+    def find(self, key: str) -> Operation | None:
+        return next((operation for operation in self.operations_of if operation.key == key), None)
+
     def add(
         self, key: str, size: int = 0, *, kind: Kind = "put", at_ns: int = 0, source: str | None = None
     ) -> Operation:

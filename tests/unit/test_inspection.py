@@ -11,10 +11,12 @@ import trio
 from s3mount.errors import Invalid, IsADirectory, NoEntry, NotADirectory, ReadOnly
 from s3mount.store.base import Headers
 from s3mount.vfs.attributes import ROOT
+from s3mount.vfs.journaled import Journaled
 from s3mount.vfs.rebuild import Progress
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
+from tests.unit.journal_tables import Spool, Table
 from tests.unit.test_filesystem_tree import costs
 
 
@@ -37,6 +39,25 @@ async def test_a_known_file_costs_one_head_and_leaves_no_inode(tmp_path: Path) -
         assert (about.key, about.info.size, about.version) == ("a", 5, about.info.etag)
         assert about.special.mode == 0o100600
         assert table_size(kernel) == 1
+
+
+@run_virtual
+async def test_what_waits_in_the_journal_is_not_said_to_be_stored(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.place("a", b"12345")
+    async with mounted(store, tmp_path) as kernel:
+        table = Table()
+        kernel.fs._tree.journaled = Journaled(table, Spool(table), "")
+        assert (await kernel.fs.about(b"a")).state == "stored"
+        table.add("a", 5)
+        about = await kernel.fs.about(b"a")
+        assert about.state == "waiting"
+        assert about.info is not None, "it is described as it will be"
+        assert await kernel.fs.key_of(b"a") == ("a", "waiting")
+        fh = await kernel.open("a", os.O_WRONLY)
+        await kernel.fs.write(fh, 0, b"x")
+        assert (await kernel.fs.about(b"a")).state == "changed"
+        await kernel.close(fh)
 
 
 @run_virtual
