@@ -76,7 +76,15 @@ class Appender:
     """The end of the journal."""
 
     def __init__(
-        self, disk: Disk, identity: Identity, *, salt: int, segment: int, durable_seq: int, segment_bytes: int
+        self,
+        disk: Disk,
+        identity: Identity,
+        *,
+        salt: int,
+        segment: int,
+        durable_seq: int,
+        proven_seq: int,
+        segment_bytes: int,
     ) -> None:
         # The mutable state: the segment that is written (0: none, one is begun with the next record), how much of it is
         # used, and its size; the last seq written and the last that is durable; entries that are written and not
@@ -89,8 +97,9 @@ class Appender:
         self._current = 0
         self._used = self._size = 0
         self.durable_seq = durable_seq
-        self.told_seq = durable_seq
-        """The durable_seq of the last record that was written."""
+        self.proven_seq = proven_seq
+        """The last one of which a durable record says that it was durable: a start looks at no body up to there that
+        it does not need."""
         self._undurable: list[Entry] = []
         self.begun: dict[int, int] = {}
 
@@ -119,7 +128,9 @@ class Appender:
     def sync(self) -> None:
         if self._undurable:
             self._disk.sync(self._current)
-            self.durable_seq = self._undurable[-1].head_seq
+            last = self._undurable[-1]
+            assert last.record is not None
+            self.durable_seq, self.proven_seq = last.head_seq, last.record.durable_seq
             self._undurable.clear()
 
     # inside
@@ -140,7 +151,6 @@ class Appender:
         crc = crc_of(entry.body)
         record = Record(entry.head_seq, self.durable_seq, self._current, self._used, len(entry.text), entry.size, crc)
         self._used = record.stop
-        self.told_seq = self.durable_seq
         entry.record = record
         self._undurable.append(entry)
         return [head_bytes(record, entry.text, salt=self._salt), entry.text, *entry.body]
@@ -173,6 +183,7 @@ class Appender:
                 self._disk.unlink(number)
             raise
         self._current, self._used, self._size = number, record.stop, size
+        self.proven_seq = self.durable_seq
         self.begun[number] = size
 
     def _created(self, number: int, needed: int) -> int:

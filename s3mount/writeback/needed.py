@@ -36,8 +36,9 @@ def sort_of(meta: Mapping[str, Any]) -> Sort:
 
 
 class Hole(NamedTuple):
-    """Room in a segment that may be given back."""
+    """Room in a segment that may be given back when a start does not look at the body of this seq any more."""
 
+    seq: int
     segment: int
     offset: int
     size: int
@@ -80,7 +81,7 @@ class Holdings:
         self._bytes: dict[int, int] = {}
         self._waiting: deque[tuple[int, int | None, Place | None]] = deque()
         self._sweep_at = 0
-        self.holes: list[Hole] = []
+        self._holes: list[Hole] = []
         self.held_bytes = 0
 
     def __repr__(self) -> str:
@@ -168,6 +169,13 @@ class Holdings:
             elif seq is not None:
                 self._over(seq, last_seq)
 
+    def take_holes(self, *, proven_seq: int) -> list[Hole]:
+        """Those that can be given back now."""
+        taken = [hole for hole in self._holes if hole.seq <= proven_seq]
+        if taken:
+            self._holes = [hole for hole in self._holes if hole.seq > proven_seq]
+        return taken
+
     def live_ranges(self) -> list[list[int]]:
         """The operations that a replay has to know, as [first, last]; all others of so far are over."""
         ranges: list[list[int]] = []
@@ -234,7 +242,7 @@ class Holdings:
         self.held_bytes += held.size
         record = held.record
         if record.body_size >= PUNCH_LEAST_BYTES:
-            self.holes.append(Hole(record.segment, record.body_start, record.body_size))
+            self._holes.append(Hole(record.seq, record.segment, record.body_start, record.body_size))
             self._bytes[record.segment] -= record.body_size
         if held.sort == "bytes":
             held.over = True

@@ -243,7 +243,7 @@ class OperationLog:
     async def _tidy(self, *, last: bool = False) -> None:
         """Give back what nobody needs."""
         holdings = self._holdings
-        holes, holdings.holes = holdings.holes, []
+        holes = holdings.take_holes(proven_seq=self._appender.proven_seq)
         if holes:
             await self._in_thread(partial(_punch, self._disk, holes))
         if self._failing:
@@ -304,7 +304,7 @@ def _read(disk: Disk, where: Place, offset: int, into: memoryview) -> bool:
 def _punch(disk: Disk, holes: list[Hole]) -> None:
     for hole in holes:
         try:
-            disk.punch(*hole)
+            disk.punch(hole.segment, hole.offset, hole.size)
         except OSError as error:
             log.info("write-back journal gave no room back segment=%d reason=%s", hole.segment, error)
 

@@ -55,6 +55,8 @@ class Journal:
     salt: int = 0
     last_segment: int = 0
     cut_seq: int = 1
+    proven_seq: int = 0
+    """Up to here the journal itself says that it was durable."""
     sizes: dict[int, int] = field(default_factory=dict)
     records: list[Found] = field(default_factory=list)
     beyond: list[Found] = field(default_factory=list)
@@ -109,6 +111,7 @@ def read_journal(disk: Disk, identity: Identity | None) -> Journal:
             continue  # it was being made, or was given up before anything was in it
         _check(header.meta, identity, name_of(number))
         first = header.record.seq
+        journal.proven_seq = max(journal.proven_seq, header.record.durable_seq)
         if end is None:
             journal.salt, journal.cut_seq = header.meta["salt"], first
         elif first > journal.cut_seq:
@@ -119,6 +122,7 @@ def read_journal(disk: Disk, identity: Identity | None) -> Journal:
         at = header.record.stop
         for found in records_from(read, at, segment=number, salt=journal.salt, seq=first):
             journal.records.append(found)
+            journal.proven_seq = max(journal.proven_seq, found.record.durable_seq)
             at = found.record.stop
         journal.cut_seq = journal.records[-1].record.seq + 1 if at > header.record.stop else first
         end = number, at
@@ -162,10 +166,9 @@ def _ended_badly(journal: Journal, disk: Disk, end: tuple[int, int]) -> None:
 
 def _verify_tail(journal: Journal, disk: Disk) -> None:
     """Of what nobody says that it was durable, the bodies may be missing."""
-    durable_seq = max((found.record.durable_seq for found in journal.records), default=0)
     for index, found in enumerate(journal.records):
         record = found.record
-        if record.seq <= durable_seq or record.place is None:
+        if record.seq <= journal.proven_seq or record.place is None:
             continue
         if not body_is_good(reader(disk, record.segment), record.place):
             journal.torn = record.segment, record.start

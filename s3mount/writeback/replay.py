@@ -80,6 +80,7 @@ async def replay(
             log.warning(
                 "write-back journal had a torn end segment=%s offset=%d", name_of(journal.torn[0]), journal.torn[1]
             )
+        await in_thread(attempt.make_sure)
         damage = None
         if journal.damage is not None:
             damage = await in_thread(attempt.set_aside, directory)
@@ -87,8 +88,6 @@ async def replay(
                 "write-back journal was damaged segment=%s offset=%d kept=%s files=%d",
                 damage.name, damage.offset, damage.kept, len(damage.keys),
             )  # fmt: skip
-        else:
-            await in_thread(attempt.sweep)
         return Replayed(attempt.log, attempt.pending, damage)
     except OSError as error:
         raise StartError(f"the write-back journal in {directory} cannot be used: {error}; see --cache-dir") from error
@@ -159,6 +158,7 @@ class _Attempt(Generic[P]):
             salt=journal.salt or secrets.randbits(63),
             segment=journal.last_segment,
             durable_seq=journal.cut_seq - 1,
+            proven_seq=journal.proven_seq,
             segment_bytes=segment_bytes,
         )
         self.log = OperationLog(disk, self._appender, self._holdings, segment_bytes=segment_bytes)
@@ -226,11 +226,18 @@ class _Attempt(Generic[P]):
         place = held.record.place
         return place is not None and body_is_good(reader(self._disk, place.segment), place)
 
-    def sweep(self) -> None:
-        """Delete files that were being made when the power went."""
-        for number in self._disk.numbers():
-            if number not in self._journal.sizes:
-                self._disk.unlink(number)
+    def make_sure(self) -> None:
+        """What was read may be in memory alone, when it was the process that died. And what was being made goes."""
+        unproven = {
+            found.record.segment for found in self._journal.records if found.record.seq > self._journal.proven_seq
+        }
+        for number in sorted(unproven):
+            self._disk.sync(number)
+        if self._journal.damage is None:
+            for number in self._disk.numbers():
+                if number not in self._journal.sizes:
+                    self._disk.unlink(number)
+        self._disk.sync_names()
 
     def set_aside(self, directory: Path) -> Damage:
         """Keep what is damaged, and have the journal go on without it."""
