@@ -257,7 +257,8 @@ class OperationLog:
         """Unlink segments, after a record of which operations are left: what they told of the others goes with them."""
         holdings = self._holdings
         if holdings.segments:
-            self._enqueue(Entry({"live": holdings.live_ranges(), "until": self.last_seq}))
+            until = self._queue[0].entry.head_seq - 1 if self._queue else self.last_seq
+            self._enqueue(Entry({"live": holdings.live_ranges(), "until": until}))
             await self._commit(sync=True)
         if self._failing:
             return
@@ -333,4 +334,6 @@ def moved_entry(disk: Disk, held: Held) -> Entry | None:
         if len(body) < record.body_size or crc_of((body,)) != record.body_crc:
             return None
     meta = found.meta if "moved" in found.meta else moved(held.seq, held.place, found.meta)
+    if held.over:
+        meta["over"] = True  # what told so may be gone before this is
     return Entry(meta, (body,) if body else (), seq=held.seq)

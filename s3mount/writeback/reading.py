@@ -14,6 +14,7 @@ from s3mount.writeback.records import (
     FORMAT,
     Found,
     Identity,
+    ReadAt,
     Record,
     body_is_good,
     is_blank,
@@ -23,6 +24,9 @@ from s3mount.writeback.records import (
 )
 from s3mount.writeback.segments import Disk, name_of, reader
 
+CUT_MAX_BYTES = 4096
+"""No segment is so short."""
+
 
 class Told(NamedTuple):
     """A record as a replay takes it: `seq` and `place` are what it is known by, `record` is where it lies."""
@@ -31,6 +35,8 @@ class Told(NamedTuple):
     record: Record
     meta: dict[str, Any]
     place: Place | None
+    over: bool = False
+    """It was when it was moved to where it lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class Journal:
     torn: tuple[int, int] | None = None
     """Segment and offset of what was being written when the power went."""
     damage: tuple[int, int] | None = None
+    gone: set[int] = field(default_factory=set)
+    """Operations whose bodies were given back."""
 
     def told(self) -> list[Told]:
         """What is believed, each record once, by what it is known by."""
@@ -77,7 +85,8 @@ class Journal:
         """A body is bad that is needed: nothing from this seq on is believed."""
         records = [found for found in self.records if found.record.seq >= seq]
         here = next(found.record for found in (*self.records, *self.beyond) if told_by(*found).seq >= seq)
-        self.damage = here.segment, here.start
+        at = here.segment, here.start
+        self.damage = at if self.damage is None else min(at, self.damage)
         self.beyond = [*records, *self.beyond]
         self.records = [found for found in self.records if found.record.seq < seq]
         self.cut_seq = seq
@@ -86,7 +95,7 @@ class Journal:
 def told_by(record: Record, meta: dict[str, Any]) -> Told:
     if "moved" in meta:
         seq, *place = meta["moved"]
-        return Told(seq, record, meta["meta"], Place(*place) if place else None)
+        return Told(seq, record, meta["meta"], Place(*place) if place else None, "over" in meta)
     return Told(record.seq, record, meta, record.place)
 
 
@@ -105,7 +114,7 @@ def read_journal(disk: Disk, identity: Identity | None) -> Journal:
         read = reader(disk, number)
         header = record_at(read, 0, segment=number)
         if header is None or "format" not in header.meta:
-            if any(True for _ in records_beyond(read, 0, segment=number, salt=journal.salt or None)):
+            if _held_records(read, number, disk.size(number)):
                 _damaged(journal, disk, numbers, (number, 0))
                 return journal
             continue  # it was being made, or was given up before anything was in it
@@ -132,6 +141,14 @@ def read_journal(disk: Disk, identity: Identity | None) -> Journal:
     if journal.damage is None:
         _verify_tail(journal, disk)
     return journal
+
+
+def _held_records(read: ReadAt, number: int, size: int) -> bool:
+    """Whether a segment without a header was written all the same. One that is being made has its size for sure before
+    the first byte of the header: so what is no longer than a header was cut."""
+    if size < CUT_MAX_BYTES and not is_blank(read, 0):
+        return True
+    return any(True for _ in records_beyond(read, 0, segment=number, salt=None))
 
 
 def _check(meta: dict[str, Any], identity: Identity | None, name: str) -> None:
@@ -180,6 +197,7 @@ def _verify_tail(journal: Journal, disk: Disk) -> None:
 def _damaged(journal: Journal, disk: Disk, numbers: list[int], at: tuple[int, int]) -> None:
     journal.damage = at
     for number in (number for number in numbers if number >= at[0]):
+        journal.sizes[number] = disk.size(number)
         start = at[1] if number == at[0] else 0
         beyond = records_beyond(reader(disk, number), start, segment=number, salt=journal.salt or None)
         journal.beyond += (found for found in beyond if "format" not in found.meta)

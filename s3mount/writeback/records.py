@@ -12,6 +12,7 @@ next. What an earlier segment has of that seq or later is void: writing it had f
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -164,9 +165,9 @@ def body_is_good(read: ReadAt, place: Place) -> bool:
     return crc == place.crc
 
 
-def is_blank(read: ReadAt, start: int) -> bool:
-    """Whether there are only zeros from `start` on."""
-    while window := read(start, 4 * WINDOW_BYTES):
+def is_blank(read: ReadAt, start: int, stop: int = sys.maxsize) -> bool:
+    """Whether there are only zeros between, or up to the end."""
+    while start < stop and (window := read(start, min(4 * WINDOW_BYTES, stop - start))):
         if window.count(0) != len(window):
             return False
         start += len(window)

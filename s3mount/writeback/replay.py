@@ -18,11 +18,11 @@ import trio
 
 from s3mount.errors import StartError
 from s3mount.writeback.appending import SEGMENT_BYTES, Appender, Entry
-from s3mount.writeback.needed import OWN, Held, Holdings, told_of
+from s3mount.writeback.needed import OWN, Holdings, told_of
 from s3mount.writeback.operations import Operation, Place
 from s3mount.writeback.oplog import OperationLog, moved_entry
 from s3mount.writeback.reading import Damage, Journal, Told, keys_of, read_journal, told_by, told_by_found
-from s3mount.writeback.records import Identity, body_is_good
+from s3mount.writeback.records import Identity, body_is_good, is_blank
 from s3mount.writeback.segments import Directory, Disk, name_of, reader
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,7 @@ async def replay(
             disk = Directory(directory)
         journal = await in_thread(read_journal, disk, identity)
         attempt = _Attempt(journal, disk, identity, make, segment_bytes)
-        bad = await in_thread(attempt.first_bad)
-        if bad is not None:
-            journal.cut(bad)
+        while await in_thread(attempt.finds_bad_bodies):
             attempt = _Attempt(journal, disk, identity, make, segment_bytes)
         if journal.torn is not None:
             log.warning(
@@ -146,7 +144,8 @@ class _Attempt(Generic[P]):
     """The table of what is believed, and the log to go on with."""
 
     def __init__(self, journal: Journal, disk: Disk, identity: Identity, make: Make[P], segment_bytes: int) -> None:
-        # The mutable state: what is held; the end of the journal; metas of facts that go into it anew.
+        # The mutable state: what is held; the end of the journal; metas of facts that go into it anew; seqs by the
+        # places of their bodies.
         self._journal = journal
         self._disk = disk
         self._holdings = Holdings()
@@ -164,6 +163,7 @@ class _Attempt(Generic[P]):
         self.log = OperationLog(disk, self._appender, self._holdings, segment_bytes=segment_bytes)
         self.pending = make(self.log.free, self.log.over)
         self._facts: list[dict[str, Any]] = []
+        self._seqs: dict[tuple[int, int], int] = {}
         self._apply()
         if journal.damage is not None:
             self._believe_facts()
@@ -171,20 +171,32 @@ class _Attempt(Generic[P]):
 
     def _apply(self) -> None:
         told = self._journal.told()
-        last = next((each.meta for each in reversed(told) if "live" in each.meta), None)
-        is_live = (lambda _: True) if last is None else kept_by(last)
+        is_live = self._liveness(told)
         for each in told:
             about = told_of(each.meta)
             if OWN.intersection(each.meta) or (about is not None and about not in self._holdings):
                 continue
             self.log.last_seq = each.seq
             self._holdings.add(each.seq, each.record, each.meta, each.place)
-            if about is None and not is_live(each.seq):
+            if each.place is not None:
+                self._seqs[each.place.segment, each.place.offset] = each.seq
+            if about is None and not is_live(each):
                 self._holdings.over(each.seq, last_seq=each.seq)
             else:
                 self.pending.apply(each.seq, each.meta, each.place)
             self._holdings.let_go(durable_seq=each.seq)
         self.log.last_seq = self._journal.cut_seq - 1
+
+    def _liveness(self, told: list[Told]) -> Callable[[Told], bool]:
+        """Whether the journal lets an operation be live, by what it says of all. Facts about it come besides."""
+        journal = self._journal
+        found = [*journal.records, *journal.beyond]
+        last = next((meta for _, meta in reversed(found) if "live" in meta), None)
+        kept = (lambda _: True) if last is None else kept_by(last)
+        if journal.damage is None:
+            return lambda each: kept(each.seq)
+        ended = {told_of(each.meta) for each in told if "done" in each.meta or "dropped" in each.meta}
+        return lambda each: kept(each.seq) and each.seq not in journal.gone and (not each.over or each.seq in ended)
 
     def _believe_facts(self) -> None:
         """What is told beyond the damage of what was before it."""
@@ -204,27 +216,40 @@ class _Attempt(Generic[P]):
         self.pending.apply(self.log.last_seq, meta, None)
         self._holdings.let_go(durable_seq=self.log.last_seq)
 
-    def _let_go_of_unused(self) -> None:
-        """Bodies that no content has, as those of uploads that came to nothing."""
-        used = {
+    def _used(self) -> set[tuple[int, int]]:
+        return {
             (piece.place.segment, piece.place.offset)
             for operation in self.pending.operations
             for piece in operation.content
             if piece.place is not None
         }
+
+    def _let_go_of_unused(self) -> None:
+        """Bodies that no content has, as those of uploads that came to nothing."""
+        used = self._used()
         self.log.free([place for place in self._holdings.places() if (place.segment, place.offset) not in used])
         self._holdings.let_go(durable_seq=self.log.last_seq)
 
     # for worker threads
 
-    def first_bad(self) -> int | None:
-        """The first seq whose body is needed and cannot be read."""
-        bad = (held.seq for held in self._holdings.bodies() if not self._is_good(held))
-        return min(bad, default=None)
+    def finds_bad_bodies(self) -> bool:
+        """Whether bodies that are needed cannot be read; then the journal believes less.
 
-    def _is_good(self, held: Held) -> bool:
-        place = held.record.place
-        return place is not None and body_is_good(reader(self._disk, place.segment), place)
+        One that was given back already is of an operation that was over: only damage can have hidden that."""
+        held = {
+            (each.place.segment, each.place.offset): each for each in self._holdings.bodies() if each.place is not None
+        }
+        gone, bad = set[int](), set[int]()
+        for place in self._used():
+            where = held[place].record.place if place in held else None
+            if where is None:
+                gone.add(self._seqs[place])
+            elif not body_is_good(read := reader(self._disk, where.segment), where):
+                (gone if is_blank(read, where.offset, where.offset + where.size) else bad).add(self._seqs[place])
+        if bad or (gone and self._journal.damage is None):
+            self._journal.cut(min(bad or gone))
+        self._journal.gone |= gone
+        return bool(bad or gone)
 
     def make_sure(self) -> None:
         """What was read may be in memory alone, when it was the process that died. And what was being made goes."""
@@ -248,12 +273,12 @@ class _Attempt(Generic[P]):
         name = f"damaged-{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
         disk.set_aside(segment, name, copied=True)
         self._carry(segment)
-        if segment not in journal.sizes:
+        if not offset:  # nothing of it is believed
             disk.unlink(segment)
+            self._holdings.forget(segment)
         for number in later:
             disk.set_aside(number, name, copied=False)
-            if number in journal.sizes:
-                self._holdings.forget(number)
+            self._holdings.forget(number)
         disk.sync_names()
         done = {told_of(each.meta) for each in map(told_by_found, journal.beyond) if "done" in each.meta}
         keys = {
