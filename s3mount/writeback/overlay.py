@@ -9,7 +9,6 @@ as no page has shown which, a key is told as soon as one of the orders says so, 
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Literal
 
 from s3mount.errors import BadReply
@@ -137,16 +136,10 @@ class Overlay:
     def _learn(self, cursor: _Cursor, page: Page) -> None:
         if self._order is not None:
             return
-        keys = [entry.key for entry in page.objects]
-        entries = [*keys[:1], *page.prefixes[:1]]
-        pairs = [*pairwise(keys), *pairwise(page.prefixes)]
-        if any(one > other for one, other in pairs):
+        low, entries = cursor.low, _entries(page)
+        if low is not None and any(entry <= low.utf8 for entry in entries):
             self._order = "tree"
-        elif any(_ranked(one) > _ranked(other) for one, other in pairs):
-            self._order = "utf8"
-        elif cursor.low is not None and any(entry <= cursor.low.utf8 for entry in entries):
-            self._order = "tree"
-        elif cursor.low is not None and any(_ranked(entry) <= cursor.low.tree for entry in entries):
+        elif low is not None and any(_ranked(entry) <= low.tree for entry in entries):
             self._order = "utf8"
 
     async def _settle_prefixes(self, cursor: _Cursor, page: Page) -> None:
@@ -261,10 +254,10 @@ def _after(key: str, start: str, order: KeyOrder | None) -> bool:
 
 
 def _bound(page: Page, low: _Bound | None) -> _Bound:
-    ends = [*page.prefixes[-1:], *(entry.key for entry in page.objects[-1:])]
-    if low is not None:
-        ends += [low.utf8]
-    tree = [_ranked(end) for end in ends]
-    if low is not None:
-        tree.append(low.tree)
-    return _Bound(max(ends, default=""), max(tree, default=""))
+    entries = _entries(page)
+    utf8, tree = max(entries, default=""), max(map(_ranked, entries), default="")
+    return _Bound(utf8, tree) if low is None else _Bound(max(utf8, low.utf8), max(tree, low.tree))
+
+
+def _entries(page: Page) -> list[str]:
+    return [*page.prefixes, *(entry.key for entry in page.objects)]
