@@ -102,9 +102,10 @@ class Table:
         key = operation.key
         if operation.kind == "rename":
             home = homes(operation.content)[0]
+            version = home.key, home.etag  # the home itself moves
             stored = stored or Stored(home.etag, operation.at_ns)
-            self.holdings.moved((home.key, home.etag), (key, stored.etag))
-            if moving := self._moving.pop((home.key, home.etag), None):
+            self.holdings.moved(version, (key, stored.etag))
+            if moving := self._moving.pop(version, None):
                 self._moving.setdefault((key, stored.etag), []).extend(moving)
             assert operation.source is not None
             self.aliases.gone(operation.source)
