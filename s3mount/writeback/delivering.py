@@ -28,7 +28,7 @@ from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectInfo, ObjectStor
 from s3mount.writeback.bodies import HomeGone
 from s3mount.writeback.operations import Home, Operation
 from s3mount.writeback.parting import Parting
-from s3mount.writeback.recognising import Recognising, look, same_metadata
+from s3mount.writeback.recognising import Recognising, as_stated, look, same_metadata
 from s3mount.writeback.resuming import CopiesRefused, Resuming
 from s3mount.writeback.trial import Landed, Outcome, Trial
 
@@ -64,6 +64,8 @@ class Delivering:
 
     async def deliver(self, operation: Operation, trial: Trial) -> Outcome:
         """Have the bucket take it. Raises S3MountError."""
+        if operation.after is not None:
+            return await self._parting.part(operation, trial)  # what it was chained to has parted
         act = {"put": self._put, "copy": self._copy, "rename": self._rename}[operation.kind]
         for _ in range(ROUNDS_MAX):
             try:
@@ -218,7 +220,8 @@ class Delivering:
     async def _is_copy(self, operation: Operation, home: Home, target: ObjectInfo) -> bool:
         """Whether the target is our copy of the home: as long, with the headers it should have, of the same etag or,
         where copies get etags of their own, no older than the operation."""
-        if target.size != home.size or not same_metadata(target, operation):
+        replaced = target.etag == operation.condition.etag
+        if target.size != home.size or not (as_stated if replaced else same_metadata)(target, operation):
             return False
         source = await look(self._real, home.key) if operation.headers is None else None
         if source is not None and dict(source.headers.metadata) != dict(target.headers.metadata):
@@ -226,7 +229,7 @@ class Delivering:
         if target.etag == home.etag:
             return True
         young = target.last_modified_ns >= operation.at_ns // SECOND_NS * SECOND_NS
-        return young and target.etag != operation.condition.etag and ("-" in home.etag or "-" in target.etag)
+        return young and not replaced and ("-" in home.etag or "-" in target.etag)
 
 
 def home_of(operation: Operation) -> Home:

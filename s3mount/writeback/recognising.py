@@ -17,6 +17,8 @@ from s3mount.store.replies import multipart_etag
 from s3mount.writeback.bodies import CHUNK_BYTES, Bodies, HomeGone, cut, is_zeros
 from s3mount.writeback.operations import Content, Home, Operation, Piece
 
+PLAIN_HEADERS = ("content_type", "cache_control", "content_disposition", "content_encoding", "content_language")
+
 
 async def look(real: ObjectStore, key: str) -> ObjectInfo | None:
     """What the bucket has at `key`."""
@@ -28,6 +30,15 @@ async def look(real: ObjectStore, key: str) -> ObjectInfo | None:
 
 def same_metadata(info: ObjectInfo, operation: Operation) -> bool:
     return operation.headers is None or dict(info.headers.metadata) == dict(operation.headers.metadata)
+
+
+def as_stated(info: ObjectInfo, operation: Operation) -> bool:
+    """Whether it has the metadata and all headers that the operation states: what a restatement is for."""
+    headers = operation.headers
+    if headers is None:
+        return True
+    stated = [getattr(headers, name) in (None, getattr(info.headers, name)) for name in PLAIN_HEADERS]
+    return all(stated) and same_metadata(info, operation)
 
 
 class Recognising:
@@ -43,7 +54,7 @@ class Recognising:
         if info.size != operation.size:
             return False
         same = same_metadata(info, operation)
-        if info.etag == operation.condition.etag and not same:
+        if info.etag == operation.condition.etag and not as_stated(info, operation):
             return False  # the bytes that were there before, and what was to change about them
         try:
             if await self._etag(operation, info, steps) == info.etag:

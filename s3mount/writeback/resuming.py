@@ -9,11 +9,10 @@ takes, only the parts from the first one without a gap count: what they hold fol
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import trio
 
-from s3mount.config import Config
+from s3mount.config import MIB, Config
 from s3mount.data.grid import Grid, PartRules, SendPart
 from s3mount.data.learning import rules_of
 from s3mount.data.plan import PUT_PARTS, CopyPart, Put, Step, is_plain, plan_upload
@@ -28,11 +27,7 @@ from s3mount.writeback.trial import Trial
 log = logging.getLogger(__name__)
 
 ABORT_SECONDS = 10.0
-PUT_MAX_BYTES = 32 * 1024 * 1024
-
-
-_grid = lru_cache(maxsize=16)(Grid)
-"""To make one takes as long as to send a small file (0.4 ms, measured)."""
+PUT_MAX_BYTES = 16 * MIB
 
 
 class Resuming:
@@ -41,7 +36,7 @@ class Resuming:
     def __init__(
         self, real: ObjectStore, journal: Log, bodies: Bodies, config: Config, rules: Callable[[], Awaitable[PartRules]]
     ) -> None:
-        # The mutable state: what the store takes, as far as somebody had to know it.
+        # The mutable state: what the store takes, as far as somebody had to know it, and the grid made last.
         self._real = real
         self._log = journal
         self._bodies = bodies
@@ -49,6 +44,7 @@ class Resuming:
         self._find_out = rules
         self._known = "auto" not in (config.equal_parts, config.part_copy) and config.parts_max is not None
         self._rules = rules_of(config, Abilities())
+        self._made: Grid | None = None
         part_bytes = config.part_size_bytes
         self._put_max_bytes = max(part_bytes, min(PUT_PARTS * part_bytes, PUT_MAX_BYTES))
 
@@ -63,15 +59,20 @@ class Resuming:
     def _plan(self, operation: Operation) -> list[Step]:
         if operation.size <= self._put_max_bytes:
             return [Put()]
-        part_bytes = operation.part_bytes or self._config.part_size_bytes
         steps = plan_upload(
             operation.size,
             _kept(operation)[1],
-            _grid(part_bytes, self._config.file_size_max_bytes, self._rules),
+            self._grid(operation.part_bytes or self._config.part_size_bytes),
             copy_max_bytes=self._config.copy_max_bytes,
             put_max_bytes=self._put_max_bytes,
         )
         return list(steps)
+
+    def _grid(self, part_bytes: int) -> Grid:
+        """Made once: it takes milliseconds."""
+        if self._made is None or (self._made.part_bytes, self._made.rules) != (part_bytes, self._rules):
+            self._made = Grid(part_bytes, self._config.file_size_max_bytes, self._rules)
+        return self._made
 
     async def send(self, operation: Operation, trial: Trial, steps: list[Step], condition: Condition) -> Stored:
         """Store the content at its key. Raises HomeGone, and what the store does."""

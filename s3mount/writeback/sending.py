@@ -7,7 +7,7 @@ bytes may be given up. Both are tried until they succeed: a journal that fails s
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -23,10 +23,10 @@ from s3mount.store.outage import Outage
 from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, Log
 from s3mount.writeback.delivering import Delivering
-from s3mount.writeback.expected import Table
 from s3mount.writeback.failing import Trouble, backoff_seconds, passes
 from s3mount.writeback.operations import Operation
 from s3mount.writeback.parting import Parting
+from s3mount.writeback.pending import Pending
 from s3mount.writeback.recognising import Recognising
 from s3mount.writeback.removing import BATCH_MAX, Fate, Removing
 from s3mount.writeback.resuming import Resuming
@@ -50,7 +50,7 @@ class Sender:
         self,
         real: ObjectStore,
         journal: Log,
-        pending: Table,
+        pending: Pending,
         config: Config,
         *,
         outage: Outage | None,
@@ -141,12 +141,20 @@ class Sender:
         meant = self._pending.hurry(name, below=below)
         urgent = with_blockers(meant)
         self._urgent |= urgent
+        self._go_first(urgent)
         for operation in urgent:
             trial = self._trials.get(operation)
             if trial is not None and not self._trouble:
                 trial.retry_at = 0.0
         self._changed()
         await self._settling.settle(meant)
+
+    def _go_first(self, operations: Iterable[Operation]) -> None:
+        """Those that can go, before others that are ready."""
+        now = trio.current_time()
+        for operation in sorted(operations, key=lambda one: one.at_ns, reverse=True):
+            if self._may_go(operation, now):
+                (self._deletions if operation.kind == "delete" else self._ready).appendleft(operation)
 
     # Waking.
 
@@ -160,10 +168,12 @@ class Sender:
         if operation.ended:
             return []
         self._urgent.discard(operation)
-        found = [one for one in self._pending.operations if operation.seq in one.seqs]
+        seqs = set(operation.seqs)
+        found = [one for one in self._pending.operations if seqs.intersection(one.seqs)]
         for one in found:
             self._pending.hurry(one.key, below=False)
         self._urgent |= with_blockers(found)
+        self._go_first(self._urgent)
         self._changed()
         return found
 
@@ -239,10 +249,9 @@ class Sender:
 
     def _refill(self, now: float) -> None:
         self._stale = False
-        ready = dict.fromkeys(self._pending.ready(now))
-        ready.update(dict.fromkeys(self._trials))
+        self._urgent = {operation for operation in self._urgent if operation.state != "over"}
+        ready = dict.fromkeys([*self._urgent, *self._pending.ready(now), *self._trials])
         chosen = [operation for operation in ready if self._may_go(operation, now)]
-        chosen.sort(key=lambda operation: operation not in self._urgent)
         self._deletions = deque(operation for operation in chosen if operation.kind == "delete")
         self._ready = deque(operation for operation in chosen if operation.kind != "delete")
 
@@ -316,9 +325,11 @@ class Sender:
         self._trouble.succeeded()
         if isinstance(fate, Landed):
             await self._write(metas.done_meta(operation, fate.stored), False)
+            following = self._urgent.intersection(operation.dependents)
             self._over(operation)
             self._sent += 1
             self._pending.landed(operation, fate.stored)
+            self._go_first(following)
         else:
             await self._write(metas.parted_meta(operation), False)
             self._over(operation)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from s3mount.errors import NoEntry, S3MountError, Unavailable
 from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, Log
-from s3mount.writeback.expected import Table
 from s3mount.writeback.operations import Operation
+from s3mount.writeback.pending import Pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Spool:
 
     def __init__(
         self,
-        pending: Table,
+        pending: Pending,
         log: Log,
         bodies: Bodies,
         *,
@@ -86,7 +86,7 @@ class Spool:
             return b"".join(body)
 
     def _named(self, number: int) -> Operation:
-        for operation in self._pending.parked:
-            if operation.seq == number:
-                return operation
+        operation = self._pending.named(number)
+        if operation is not None and operation.state == "parked":
+            return operation
         raise NoEntry(f"nothing that failed has the number {number}")

@@ -3,7 +3,7 @@
 import trio
 
 from s3mount.errors import AccessDenied, LostReply, Unavailable
-from s3mount.store.base import ABSENT, Condition
+from s3mount.store.base import ABSENT
 from tests.running import run_virtual
 from tests.unit.writing_back import Life, idle
 
@@ -26,9 +26,9 @@ async def test_every_kind_of_operation_lands() -> None:
     for name in ("old", "doomed", "dull"):
         life.store.place(name, name.encode())
     async with life.daemon():
-        life.rename("old", "new", life.home("old"))
-        life.delete("doomed", Condition(etag=life.home("doomed").etag))
-        life.copy("twin", life.home("dull"), None, ABSENT)
+        life.rename("old", "new")
+        life.delete("doomed", life.stands("doomed"))
+        life.copy("dull", "twin", None, ABSENT)
         await trio.sleep(5)
     assert life.store.keys() == ["dull", "new", "twin"]
 
@@ -56,7 +56,7 @@ async def test_a_thousand_deletions_are_one_request() -> None:
     for number in range(1000):
         life.store.place(f"k{number:04}", b"x")
     for number in range(1000):
-        life.delete(f"k{number:04}", Condition(etag=life.home(f"k{number:04}").etag))
+        life.delete(f"k{number:04}", life.stands(f"k{number:04}"))
     async with life.daemon():
         await idle(life)
     assert dict(life.store.counts) == {"delete_many": 1}

@@ -6,7 +6,6 @@ import trio
 from s3mount.config import MIB
 from s3mount.errors import Unavailable
 from s3mount.store.base import ABSENT
-from s3mount.writeback.operations import Piece
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
 from tests.unit.writing_back import Life, idle, virtual_ns
@@ -94,9 +93,10 @@ async def test_bodies_in_memory_are_bounded() -> None:
     life = Life(MemoryStore(clock_ns=virtual_ns))
     life.store.latency_seconds = 1.0
     body = bytes(6 * MIB)
-    place = life.log.place(body)
-    for number in range(30):
-        life.put_content(f"k{number}", (Piece(0, len(body), place, None, 0),), len(body))
+    life.put("first", body)
+    (first,) = life.pending.operations
+    for number in range(29):
+        life.put(f"k{number}", b"", ABSENT, first.content)
     async with life.daemon():
         await idle(life)
     assert len(life.store.keys()) == 30
