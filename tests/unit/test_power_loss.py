@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3mount.writeback import holdings
 from s3mount.writeback.records import Identity
 from s3mount.writeback.replay import Replayed, replay
 from tests.power import Left, PowerDisk
