@@ -128,7 +128,7 @@ async def found_after(life: Life, count: int, left: Left) -> tuple[PowerDisk, se
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whenever_the_power_goes_what_was_acknowledged_is_there(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdings, "PUNCH_LEAST_BYTES", 600)
+    monkeypatch.setattr(needed, "PUNCH_LEAST_BYTES", 600)
 
     async def test() -> None:
         draw = random.Random(seed)
