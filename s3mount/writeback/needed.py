@@ -16,7 +16,7 @@ from s3mount.writeback.records import HEAD, Record
 
 Sort = Literal["operation", "bytes", "fact"]
 
-FACTS = ("begun", "done", "parked", "unparked", "dropped")
+FACTS = ("begun", "done", "parted", "parked", "unparked", "dropped")
 OWN = frozenset(("void", "live", "mark", "format"))
 """What the journal says of itself."""
 PUNCH_LEAST_BYTES = 256 * 1024
@@ -25,8 +25,9 @@ SWEPT_LEAST = 256
 
 
 def told_of(meta: Mapping[str, Any]) -> int | None:
-    """The operation that a fact is about; None for what is no fact."""
-    return next((meta[name] for name in FACTS if name in meta), None)
+    """The record whose operation a fact is about; None for what is no fact. Of a record that made two operations the
+    second is named by the negative seq."""
+    return next((abs(meta[name]) for name in FACTS if name in meta), None)
 
 
 def sort_of(meta: Mapping[str, Any]) -> Sort:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3mount.writeback import needed
 from s3mount.writeback.records import Identity
 from s3mount.writeback.replay import Replayed, replay
 from tests.power import Left, PowerDisk
