@@ -310,6 +310,11 @@ class FileSystem:
             await self._tree.store.settle_below(self._tree.config.prefix)
 
     @property
+    def journaled(self) -> Journaled | None:
+        """What --write-back has in its journal; None without it."""
+        return self._tree.journaled
+
+    @property
     def left(self) -> Left | None:
         """What was acknowledged and waits in the journal, for the next start."""
         return None if self._tree.journaled is None else self._tree.journaled.left

@@ -5,7 +5,7 @@ Knows where versions are and which operation makes one; no record and no rule of
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from s3mount.store.base import ABSENT, Condition, Listed, Stored
+from s3mount.store.base import ABSENT, Condition, Headers, Listed, Stored
 from s3mount.writeback.aliases import LANDED_MAX, Aliases
 from s3mount.writeback.operations import PROVISIONAL, Content, Home, Operation, Piece, Place
 from s3mount.writeback.order import Order
@@ -89,6 +89,16 @@ class Table:
         if not any(self._is_future(home) for home in homes(content)):
             return content
         return tuple(self._flat(content))
+
+    def headers(self, operation: Operation) -> Headers | None:
+        """Those that its version will have; None: those of the version in the bucket that it is of."""
+        while operation.headers is None and operation.content:
+            home = operation.content[0].home
+            maker = None if home is None or not self._is_future(home) else self._made[home.key, home.etag]
+            if maker is None:
+                return None
+            operation = maker
+        return operation.headers
 
     def flat(self, content: Content, start: int, stop: int, at: int) -> Content:
         return tuple(cut(content, start, stop, at))

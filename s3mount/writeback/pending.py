@@ -96,7 +96,7 @@ class Pending:
         if writer.kind == "delete" or writer.key != key:
             return GONE
         content = self._table.resolved(writer.content)
-        return Seen(key, writer.etag, writer.size, writer.at_ns, writer.headers, content)
+        return Seen(key, writer.etag, writer.size, writer.at_ns, self._table.headers(writer), content)
 
     def below(self, prefix: str, after: str = "") -> Iterator[tuple[str, Seen | Gone]]:
         """What is pending of the keys below the prefix and above `after`, in the order of their UTF-8."""
