@@ -17,6 +17,7 @@ from s3mount.writeback.records import HEAD, Record
 Sort = Literal["operation", "bytes", "fact"]
 
 FACTS = ("begun", "done", "parted", "parked", "unparked", "dropped")
+ENDS = frozenset(("done", "parted", "dropped"))
 OWN = frozenset(("void", "live", "mark", "format"))
 """What the journal says of itself."""
 PUNCH_LEAST_BYTES = 256 * 1024
@@ -25,8 +26,8 @@ SWEPT_LEAST = 256
 
 
 def told_of(meta: Mapping[str, Any]) -> int | None:
-    """The record whose operation a fact is about; None for what is no fact. Of a record that made two operations the
-    second is named by the negative seq."""
+    """The record of the operation that a fact is about; None for what is no fact. Of the two that one record may have
+    made, the second goes by its negative seq."""
     return next((abs(meta[name]) for name in FACTS if name in meta), None)
 
 

@@ -201,6 +201,8 @@ def _damaged(journal: Journal, disk: Disk, numbers: list[int], at: tuple[int, in
         start = at[1] if number == at[0] else 0
         beyond = records_beyond(reader(disk, number), start, segment=number, salt=journal.salt or None)
         journal.beyond += (found for found in beyond if "format" not in found.meta)
+    if not journal.salt and journal.beyond:  # the first segment's header: which seq it began with can be seen only here
+        journal.cut_seq = journal.beyond[0].record.seq
 
 
 def keys_of(meta: dict[str, Any]) -> Iterator[str]:

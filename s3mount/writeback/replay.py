@@ -18,7 +18,7 @@ import trio
 
 from s3mount.errors import StartError
 from s3mount.writeback.appending import SEGMENT_BYTES, Appender, Entry
-from s3mount.writeback.needed import OWN, Holdings, told_of
+from s3mount.writeback.needed import ENDS, OWN, Holdings, told_of
 from s3mount.writeback.operations import Operation, Place
 from s3mount.writeback.oplog import OperationLog, moved_entry
 from s3mount.writeback.reading import Damage, Journal, Told, keys_of, read_journal, told_by, told_by_found
@@ -111,7 +111,7 @@ def left_of(journal: Journal) -> dict[int, Told]:
         if "live" in told.meta:
             is_live = kept_by(told.meta)
             left = {seq: each for seq, each in left.items() if is_live(seq)}
-        elif "done" in told.meta or "dropped" in told.meta:
+        elif ENDS.intersection(told.meta):
             left.pop(told_of(told.meta) or 0, None)
         elif told.seq < journal.cut_seq and told_of(told.meta) is None and not {*OWN, "bytes"} & told.meta.keys():
             left[told.seq] = told
@@ -174,7 +174,7 @@ class _Attempt(Generic[P]):
         is_live = self._liveness(told)
         for each in told:
             about = told_of(each.meta)
-            if OWN.intersection(each.meta) or (about is not None and about not in self._holdings):
+            if OWN.intersection(each.meta):
                 continue
             self.log.last_seq = each.seq
             self._holdings.add(each.seq, each.record, each.meta, each.place)
@@ -195,7 +195,7 @@ class _Attempt(Generic[P]):
         kept = (lambda _: True) if last is None else kept_by(last)
         if journal.damage is None:
             return lambda each: kept(each.seq)
-        ended = {told_of(each.meta) for each in told if "done" in each.meta or "dropped" in each.meta}
+        ended = {told_of(each.meta) for each in told if ENDS.intersection(each.meta)}
         return lambda each: kept(each.seq) and each.seq not in journal.gone and (not each.over or each.seq in ended)
 
     def _believe_facts(self) -> None:
@@ -208,7 +208,7 @@ class _Attempt(Generic[P]):
                 self._believe(each.meta)
         for operation in list(self.pending.operations):
             if not keys.isdisjoint((operation.key, operation.source)):
-                self._believe({"dropped": min(operation.seqs, default=operation.seq)})
+                self._believe({"dropped": operation.seq})
 
     def _believe(self, meta: dict[str, Any]) -> None:
         self._facts.append(meta)
