@@ -5,6 +5,7 @@ nothing, everything, some of the writes, and of those some sectors only; some of
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -49,6 +50,8 @@ class PowerDisk:
         self.files = {number: bytearray(content) for number, content in self.first.items()}
         self.events: list[Event] = []
         self.aside: dict[str, dict[int, bytes]] = {}
+        self.fail: Callable[[str], None] = lambda name: None
+        self._reserve = 0
 
     def after_cut(self, count: int, left: Left, draw: random.Random) -> "PowerDisk":
         """The disk as it may be found when the power goes after so many events."""
@@ -84,24 +87,44 @@ class PowerDisk:
         return len(self.files[number])
 
     def create(self, number: int, size: int) -> None:
-        assert number not in self.files
-        self.files[number] = bytearray(size)
-        self.events.append(Event("create", number, 0, bytes(size)))
+        self.fail("create")
+        self._make(number, size)
+
+    def make_reserve(self, size: int) -> None:
+        self.fail("create")
+        self._reserve = size
+
+    def take_reserve(self, number: int) -> None:
+        size, self._reserve = self._reserve, 0
+        assert size
+        self._make(number, size)
+
+    def drop_reserve(self) -> None:
+        self._reserve = 0
 
     def write(self, number: int, offset: int, buffers: Body) -> None:
-        self._put(Event("write", number, offset, b"".join(buffers)))
+        content = b"".join(buffers)
+        try:
+            self.fail("write")
+        except OSError:
+            self._put(Event("write", number, offset, content[: len(content) // 2]))
+            raise
+        self._put(Event("write", number, offset, content))
 
     def push(self, number: int, offset: int, size: int) -> None:
         assert offset + size <= len(self.files[number])
 
     def sync(self, number: int) -> None:
+        self.fail("sync")
         assert number in self.files
         self.events.append(Event("sync", number))
 
     def sync_names(self) -> None:
+        self.fail("sync_names")
         self.events.append(Event("sync_names"))
 
     def read(self, number: int, offset: int, into: memoryview) -> int:
+        self.fail("read")
         if number not in self.files:
             raise FileNotFoundError(number)
         piece = self.files[number][offset : offset + len(into)]
@@ -121,6 +144,11 @@ class PowerDisk:
             self.unlink(number)
 
     def close(self) -> None: ...
+
+    def _make(self, number: int, size: int) -> None:
+        assert number not in self.files
+        self.files[number] = bytearray(size)
+        self.events.append(Event("create", number, 0, bytes(size)))
 
     def _put(self, event: Event) -> None:
         content = self.files[event.number]

@@ -14,6 +14,7 @@ from typing import Any
 
 from s3mount.errors import JournalFailed, JournalFull, StoreError
 from s3mount.store.base import Body
+from s3mount.writeback.needed import OWN, told_of
 from s3mount.writeback.operations import Place
 from s3mount.writeback.records import (
     HEAD,
@@ -31,6 +32,8 @@ from s3mount.writeback.segments import Disk
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_LEAST_BYTES = 256 * 1024
 """Where the disk has no room for a whole one."""
+RESERVE_BYTES = 1024 * 1024
+"""For 10,000 facts: when the disk is full, operations can be sent and their room given back all the same."""
 PUSH_LEAST_BYTES = 1024 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -87,8 +90,8 @@ class Appender:
         segment_bytes: int,
     ) -> None:
         # The mutable state: the segment that is written (0: none, one is begun with the next record), how much of it is
-        # used, and its size; the last seq written and the last that is durable; entries that are written and not
-        # durable, in order; segments that were begun, by number, with their bytes, until somebody takes note.
+        # used, and its size; the last seq that is durable; entries that are written and not durable, in order;
+        # segments that were begun, by number, with their bytes, until somebody takes note; whether there is a reserve.
         self._disk = disk
         self._identity = identity
         self._salt = salt
@@ -102,6 +105,7 @@ class Appender:
         it does not need."""
         self._undurable: list[Entry] = []
         self.begun: dict[int, int] = {}
+        self._has_reserve = False
 
     @property
     def current(self) -> int:
@@ -118,12 +122,31 @@ class Appender:
         What has to come first next time is returned: nothing, or after a failure all that is not durable. Entries are
         durable in order: of those that one call brings, the first may be although the last are not."""
         try:
-            self._write(entries)
+            try:
+                self._write(entries)
+            except _NoRoom as error:
+                # What is told of operations is how room comes back: it has a reserve, and goes on.
+                self._write(self._refused(entries, error), reserve=True)
+                sync = True
             if sync:
                 self.sync()
         except OSError as error:
             return self._failed(entries, error)
         return []
+
+    def make_reserve(self) -> bool:
+        """Have room for what tells of operations, should there be none for operations. Whether there is."""
+        if not self._has_reserve:
+            try:
+                self._disk.make_reserve(RESERVE_BYTES)
+            except OSError:
+                return False
+            self._has_reserve = True
+        return True
+
+    def drop_reserve(self) -> None:
+        self._has_reserve = False
+        self._disk.drop_reserve()
 
     def sync(self) -> None:
         if self._undurable:
@@ -135,13 +158,13 @@ class Appender:
 
     # inside
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[Entry], *, reserve: bool = False) -> None:
         buffers: list[Any] = []
         start = self._used
         for entry in entries:
             if not self._current or self._used + entry.bytes > self._size:
                 self._send(buffers, start)
-                self._roll(entry)
+                self._roll(entry, reserve=reserve)
                 start = self._used
             buffers += self._laid(entry)
         self._send(buffers, start)
@@ -162,15 +185,20 @@ class Appender:
             if self._used - start >= PUSH_LEAST_BYTES:
                 self._disk.push(self._current, start, self._used - start)
 
-    def _roll(self, entry: Entry) -> None:
+    def _roll(self, entry: Entry, *, reserve: bool) -> None:
         """Begin a segment that has room for the entry; all before it is durable."""
-        if self._current:
-            self.sync()
-            self._current = 0
+        self.sync()
         number = self._last_segment + 1
         meta = header_meta(self._identity, salt=self._salt, size=self._segment_bytes)
         needed = HEAD.size + len(meta_bytes(meta)) + 32 + entry.bytes
-        size = self._created(number, needed)
+        if reserve:
+            if not self._has_reserve or needed > RESERVE_BYTES:
+                raise _NoRoom(errno.ENOSPC, "the reserve is used up")
+            self._has_reserve, size = False, RESERVE_BYTES
+            self._disk.take_reserve(number)
+        else:
+            size = self._created(number, needed)
+        self._current = 0
         self._last_segment = number  # of what fails from here on, too: a number names one file for good
         text = meta_bytes({**meta, "bytes": size})
         record = Record(entry.head_seq, self.durable_seq, number, 0, len(text), 0, 0)
@@ -192,30 +220,43 @@ class Appender:
             self._disk.create(number, size)
         except OSError as error:
             least = max(SEGMENT_LEAST_BYTES, needed)
-            if error.errno not in FULL or least >= size:
+            if error.errno not in FULL:
                 raise
+            try:
+                self._disk.create(number, least)
+            except OSError as again:
+                raise (_NoRoom(*again.args) if again.errno in FULL else again) from error
             size = least
-            self._disk.create(number, size)
         return size
+
+    def _refused(self, entries: Sequence[Entry], error: OSError) -> list[Entry]:
+        """What goes on when there is no room for bodies: facts, and voids for what is refused."""
+        left = []
+        for entry in entries:
+            if entry.head_seq <= self.durable_seq:
+                continue
+            if entry.answered or told_of(entry.meta) is not None or OWN.intersection(entry.meta):
+                left.append(entry)
+            else:
+                entry.error = _told(error)
+                left.append(_void(entry.head_seq))
+        return left
 
     def _failed(self, entries: Sequence[Entry], error: OSError) -> list[Entry]:
         written = set(self._undurable)
         left = [*self._undurable, *(entry for entry in entries if entry not in written)]
         self._undurable.clear()
         self._current = 0
-        again = []
+        again: dict[int, Entry] = {}
         for entry in left:
-            if entry.head_seq <= self.durable_seq:
+            if entry.head_seq <= self.durable_seq or entry.head_seq in again:
                 continue
             if entry.answered:
-                again.append(self._salvaged(entry))
+                again[entry.head_seq] = self._salvaged(entry)
                 continue
             entry.error = _told(error)
-            following = Entry({"void": entry.head_seq})
-            following.give(entry.head_seq)
-            following.answered = True
-            again.append(following)
-        return again
+            again[entry.head_seq] = _void(entry.head_seq)
+        return list(again.values())
 
     def _salvaged(self, entry: Entry) -> Entry:
         """What was answered and is not durable, to be written once more; a void when its body is lost."""
@@ -237,6 +278,17 @@ class Appender:
         following.give(entry.head_seq)
         following.place, following.answered = entry.place, True
         return following
+
+
+class _NoRoom(OSError):
+    """No segment could be begun. What was written before is durable, and the segment as good as it was."""
+
+
+def _void(seq: int) -> Entry:
+    entry = Entry({"void": seq})
+    entry.give(seq)
+    entry.answered = True
+    return entry
 
 
 def moved_meta(entry: Entry) -> dict[str, Any]:

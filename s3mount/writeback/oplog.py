@@ -6,7 +6,7 @@ of the disk is done in threads. An error means that nothing of the record is bel
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,8 @@ THREADS_MAX = 8
 RELOCATED_MAX_BYTES = 8 * 1024 * 1024
 """Moved in one commit."""
 SLACK_SEGMENTS = 2
+PLACE_PIECE = 5
+"""So many words has the piece of a put that is bytes of an earlier record, after start and stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,9 @@ class OperationLog:
         self, disk: Disk, appender: Appender, holdings: Holdings, *, segment_bytes: int = SEGMENT_BYTES
     ) -> None:
         # The mutable state: entries that wait for the next commit; those that a failure has left to be written first;
-        # the last seq given; whether the disk failed last time; segments that cannot be moved; since when something is
-        # written and not durable; whether something is durable that the journal does not say so of; whether it is being
-        # closed.
+        # the last seq given; whether the disk failed last time, and whether that was told; segments that cannot be
+        # moved; since when something is written and not durable; whether something is durable that the journal does
+        # not say so of; whether it is being closed.
         self._disk = disk
         self._appender = appender
         self._holdings = holdings
@@ -69,7 +71,7 @@ class OperationLog:
         self._queue: list[_Queued] = []
         self._again: list[Entry] = []
         self.last_seq = appender.durable_seq
-        self._failing = False
+        self._failing = self._told = False
         self._stuck: set[int] = set()
         self._unsynced_at: float | None = None
         self._unmarked = False
@@ -101,6 +103,8 @@ class OperationLog:
         Raises JournalFull, JournalFailed: nothing of it is believed then, after a crash neither."""
         if self._closing:
             raise JournalFailed("the write-back journal is closed")
+        if any(self._holdings.where(place) is None for place in _named(meta)):
+            raise JournalFailed("the write-back journal has lost bytes that were to be stored")
         queued = self._enqueue(Entry(dict(meta), body, wait=wait))
         with trio.CancelScope(shield=True):
             await queued.done.wait()
@@ -141,12 +145,14 @@ class OperationLog:
         """The committer. Cancelled it ends after the commit that is under way, and refuses what waits."""
         task_status.started()
         try:
+            await self._in_thread(self._appender.make_reserve)
             while not self._closing or self._queue:
                 await self._something_to_do()
                 await self._commit()
                 await self._tidy()
             await self._commit(sync=True)
             await self._tidy(last=True)
+            await self._in_thread(self._appender.drop_reserve)
             await self._in_thread(self._disk.close)
         finally:
             self._closing = True
@@ -219,15 +225,17 @@ class OperationLog:
             self._unsynced_at = trio.current_time()
 
     def _tell(self, entries: list[Entry]) -> None:
-        failing = bool(self._again)
-        if failing and not self._failing:
-            error = next((entry.error for entry in entries if entry.error is not None), None)
-            log.error(
-                "write-back journal was not written reason=%s", error or "what was written did not become durable"
-            )
-        elif self._failing and not failing:
+        """Say once that the disk refuses what it is given, and that it does no more."""
+        self._failing = bool(self._again)
+        errors = [entry.error for entry in entries if entry.error is not None]
+        if errors or self._failing:
+            if not self._told:
+                reason = errors[0] if errors else "what was written did not become durable"
+                log.error("write-back journal was not written reason=%s", reason)
+            self._told = True
+        elif self._told and any(entry.wait and entry.size for entry in entries):
             log.info("write-back journal was written again")
-        self._failing = failing
+            self._told = False
 
     def _note(self, entry: Entry) -> None:
         record = entry.record
@@ -266,6 +274,7 @@ class OperationLog:
             if not await self._in_thread(partial(_unlink, self._disk, number)):
                 return
             holdings.forget(number)
+        await self._in_thread(self._appender.make_reserve)
 
     async def _relocate(self) -> None:
         """Append anew what is needed of the oldest segment, so that it can go."""
@@ -291,6 +300,14 @@ class OperationLog:
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         return await trio.to_thread.run_sync(call, limiter=self._threads)
+
+
+def _named(meta: Mapping[str, Any]) -> Iterator[Place]:
+    """The bodies of other records that one is made of."""
+    for _start, _stop, *rest in meta.get("pieces", ()):
+        if len(rest) == PLACE_PIECE:
+            segment, offset, size, crc, _ = rest
+            yield Place(segment, offset, size, crc)
 
 
 def _read(disk: Disk, where: Place, offset: int, into: memoryview) -> bool:

@@ -14,6 +14,7 @@ from s3mount.store.base import Body
 from s3mount.writeback.records import ReadAt
 
 SUFFIX = ".log"
+RESERVE = "reserve"
 PUNCH_HOLE_KEEP_SIZE = 0x01 | 0x02
 SYNC_FILE_RANGE_WRITE = 2
 BUFFERS_MAX = 512
@@ -34,6 +35,14 @@ class Disk(Protocol):
 
     def create(self, number: int, size: int) -> None:
         """A new segment of zeros that has its room on the disk already. Nothing is there when it fails."""
+
+    def make_reserve(self, size: int) -> None:
+        """A file of that size that is no segment yet, unless there is one."""
+
+    def take_reserve(self, number: int) -> None:
+        """As `create`, of the reserve: needs no room."""
+
+    def drop_reserve(self) -> None: ...
 
     def write(self, number: int, offset: int, buffers: Body) -> None:
         """All of it; after a failure any part of it."""
@@ -102,17 +111,22 @@ class Directory:
 
     def create(self, number: int, size: int) -> None:
         self.close()
-        path = self._file(number)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, size)
-            os.fsync(fd)
-        except OSError:
-            os.close(fd)
-            with suppress(OSError):
-                path.unlink()
-            raise
-        self._fd, self._number = fd, number
+        self._fd, self._number = _made(self._file(number), size), number
+
+    def make_reserve(self, size: int) -> None:
+        path = self._path / RESERVE
+        if path.exists():
+            if path.stat().st_size == size:
+                return
+            path.unlink()
+        os.close(_made(path, size))
+
+    def take_reserve(self, number: int) -> None:
+        self.close()
+        (self._path / RESERVE).rename(self._file(number))
+
+    def drop_reserve(self) -> None:
+        (self._path / RESERVE).unlink(missing_ok=True)
 
     def write(self, number: int, offset: int, buffers: Body) -> None:
         fd = self._opened(number)
@@ -192,3 +206,17 @@ class Directory:
             self._fd = os.open(self._file(number), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._number = number
         return self._fd
+
+
+def _made(path: Path, size: int) -> int:
+    """A new file that has its room on the disk for sure, open."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+        os.fsync(fd)
+    except OSError:
+        os.close(fd)
+        with suppress(OSError):
+            path.unlink()
+        raise
+    return fd

@@ -80,7 +80,7 @@ def expected(made: Written, number: int, offset: int, *, cut: bool) -> tuple[int
         if record.segment != number or record.stop <= offset or (record.start > offset and not cut):
             continue
         spoilt.add(record.seq)
-        if not cut and offset >= record.body_start:
+        if record.body_start <= offset < record.stop:
             bodies_hit.add(record.seq)
         else:
             first = min(first, record.seq)
