@@ -70,6 +70,8 @@ async def replayed_from(disk: PowerDisk, draw: random.Random) -> dict[str, bytes
 def test_an_append_that_fails_is_never_believed_and_one_that_returned_always_is(
     name: str, code: int, count: int
 ) -> None:
+    refusal = JournalFull if code == errno.ENOSPC else JournalFailed
+
     async def lived(nth: int) -> int:
         draw = random.Random(nth)
         disk = PowerDisk()
@@ -85,7 +87,7 @@ def test_an_append_that_fails_is_never_believed_and_one_that_returned_always_is(
                 wait = draw.random() < 0.7
                 try:
                     await put(replayed, key, body, wait=wait)
-                except JournalFull if code == errno.ENOSPC else JournalFailed:
+                except refusal:
                     refused.add(key)
                 else:
                     (kept.__setitem__(key, body) if wait else unwaited.add(key))
