@@ -62,7 +62,9 @@ class Aliases:
         """What was told as `etag` is `real` in the bucket."""
         self._names[key, etag] = real
         if len(self._names) > LANDED_MAX:
-            self._names.popitem(last=False)
+            (key, etag), _ = self._names.popitem(last=False)
+            if key in self._landed and self._landed[key].told.etag == etag:
+                del self._landed[key]
 
     def gone(self, key: str) -> None:
         """A key was removed from the bucket."""
@@ -102,6 +104,11 @@ class Aliases:
             stored.version_id,
             tag_count=len(landed.headers.tags.split("&")) if landed.headers.tags else 0,
         )
+
+    def headers(self, key: str, etag: str) -> Headers | None:
+        """Those of a version in the bucket, if it is the one that landed there last."""
+        landed = self._landed.get(key)
+        return landed.headers if landed is not None and landed.etag == etag else None
 
     def since(self, number: int) -> dict[str, Listed | Gone]:
         """What became of the keys whose latest operation ended after so many had."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from s3mount.store.base import Condition
 from s3mount.writeback.ledger import Table
 from s3mount.writeback.metas import Mutation, Named, Own, whole
-from s3mount.writeback.operations import Content, Home, Kind, Operation, Piece, Place
-from s3mount.writeback.slices import homes
+from s3mount.writeback.operations import PROVISIONAL, Content, Home, Kind, Operation, Piece, Place
+from s3mount.writeback.slices import cut, homes
 
 
 class _Expected(NamedTuple):
@@ -24,8 +24,9 @@ class _Expected(NamedTuple):
 
     @property
     def nothing(self) -> bool:
-        """Whether the bucket has no object there."""
-        return self.condition.absent and self.after is None
+        """Whether the bucket has no object there. A version that nothing makes was joined away with all that came of
+        it: a journal may still have records of what was done with it."""
+        return self.after is None and (self.condition.absent or _is_provisional(self.condition.etag))
 
 
 class Joining:
@@ -57,13 +58,15 @@ class Joining:
         self._table.add(operation, instead=_those(expected.joined))
         return operation
 
-    def rename(self, seq: int, record: Mutation) -> Operation:
+    def rename(self, seq: int, record: Mutation) -> Operation | None:
         assert record.source is not None
         assert record.named is not None
+        if self._never_was(record.named):
+            return None
         waiting = self._waiting(record.source)
         target = self._expected(record.key, record.condition)
         if waiting is None or waiting.key != record.source or record.key == waiting.source or waiting.kind == "delete":
-            home = self._home(record.named)
+            home = self._home(record.named, follow=False)
             operation = self._operation(seq, record, "rename", whole(home), target, ())
             operation.source = record.source
             self._table.add(operation, instead=_those(target.joined))
@@ -77,8 +80,10 @@ class Joining:
         self._lose(seq, record, record.source, left, operation)
         return operation
 
-    def copy(self, seq: int, record: Mutation) -> Operation:
+    def copy(self, seq: int, record: Mutation) -> Operation | None:
         assert record.named is not None
+        if self._never_was(record.named):
+            return None
         expected = self._expected(record.key, record.condition)
         named = record.named
         maker = self._table.made(named.key, named.etag)
@@ -86,7 +91,7 @@ class Joining:
             operation = self._operation(seq, record, maker.kind, maker.content, expected, (maker,))
             operation.headers = maker.headers if record.headers is None else record.headers
         else:
-            operation = self._operation(seq, record, "copy", whole(self._home(named)), expected, ())
+            operation = self._operation(seq, record, "copy", whole(self._home(named, follow=False)), expected, ())
             operation.headers = record.headers
         self._table.add(operation, instead=_those(expected.joined))
         return operation
@@ -95,19 +100,17 @@ class Joining:
         """The target of a rename that waits goes: so its source goes, and what the rename was to replace."""
         home = homes(moved.content)[0]
         assert moved.source is not None
-        source = self._table.made(home.key, home.etag)
-        left = _Expected(Condition(etag=home.etag), source, moved)
         operation = Operation(
             seq,
             "delete",
             moved.source,
             record.at_ns,
-            condition=left.condition,
-            after=source,
+            condition=Condition(etag=home.etag),
             due_at=min(moved.due_at, self._due()),
             seqs=[*moved.seqs, seq],
         )
         replaced = _Expected(moved.condition, moved.after, moved)
+        operation.after = self._table.order.writer(moved.source, before=moved)
         self._table.add(operation, instead=[moved])
         self._lose(seq, record, record.key, replaced, None)
         return operation
@@ -129,11 +132,16 @@ class Joining:
         )
         self._table.add(operation, bound=bound)
 
+    def _never_was(self, named: Named) -> bool:
+        """Whether nothing makes that version, nor has."""
+        etag = self._table.aliases.real_etag(named.key, named.etag)
+        return _is_provisional(etag) and self._table.made(named.key, named.etag) is None
+
     def _waiting(self, key: str) -> Operation | None:
         """What may be joined with an operation that touches this key."""
         order = self._table.order
         writer = order.writer(key)
-        if writer is None or writer.state != "waiting" or not order.last(writer, key):
+        if writer is None or writer.state != "waiting" or not (order.last(writer, key) and order.reads_stay(writer)):
             return None
         if writer.kind == "rename" and not (
             writer.source is not None and order.last(writer, writer.source) and order.last(writer, writer.key)
@@ -182,12 +190,15 @@ class Joining:
             seqs=sorted(seqs),
         )
 
-    def _home(self, named: Named) -> Home:
-        """Where the version is, or will be once what makes it has landed."""
+    def _home(self, named: Named, *, follow: bool) -> Home:
+        """Where the version is, or will be once what makes it has landed; `follow` it where it was renamed meanwhile:
+        a record says so of bytes that it took earlier."""
         maker = self._table.made(named.key, named.etag)
         if maker is not None and maker.kind == "rename":
             return homes(maker.content)[0]
         etag = self._table.aliases.real_etag(named.key, named.etag)
+        if not follow and self._table.order.writer(named.key) is None:
+            return Home(named.key, etag, named.size)
         return self._table.holdings.home(named.key, etag, named.size)
 
     def _content(
@@ -207,17 +218,21 @@ class Joining:
             maker = self._table.made(part.key, part.etag)
             if maker is not None and maker.kind != "rename" and (maker is joined or _is_free(maker)):
                 stop = part.offset + part.stop - part.start
-                pieces += self._table.flat(maker.content, part.offset, stop, part.start)
+                pieces += cut(maker.content, part.offset, stop, part.start)
                 makers.append(maker)
                 continue
             if (part.key, part.etag) not in made:
-                made[part.key, part.etag] = self._home(part)
+                made[part.key, part.etag] = self._home(part, follow=True)
             pieces.append(Piece(part.start, part.stop, None, made[part.key, part.etag], part.offset))
         return tuple(pieces), makers
 
 
 def _those(joined: Operation | None) -> list[Operation]:
     return [] if joined is None else [joined]
+
+
+def _is_provisional(etag: str | None) -> bool:
+    return etag is not None and etag.startswith(PROVISIONAL)
 
 
 def _is_free(maker: Operation) -> bool:

@@ -4,31 +4,43 @@ Knows where versions are and which operation makes one; no record and no rule of
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from s3mount.store.base import ABSENT, Condition, Headers, Listed, Stored
-from s3mount.writeback.aliases import LANDED_MAX, Aliases
+from s3mount.writeback.aliases import Aliases
+from s3mount.writeback.metas import whole
 from s3mount.writeback.operations import PROVISIONAL, Content, Home, Operation, Piece, Place
 from s3mount.writeback.order import Order
 from s3mount.writeback.references import Holdings, Version
 from s3mount.writeback.slices import cut, homes
+
+DROPPED = 1 << 48
+"""What the names of deletions begin below that a drop has made of renames."""
+MOVED_MAX = 1000
+"""Versions that were renamed in the bucket, known by their old names to records that were written meanwhile."""
 
 
 class Table:
     def __init__(self, *, on_free: Callable[[Iterable[Place]], None], on_over: Callable[[int], None]) -> None:
         self.order = Order()
         self.aliases = Aliases()
-        self.holdings = Holdings(on_free=on_free, on_over=on_over, moved_max=LANDED_MAX)
+        self.holdings = Holdings(on_free=on_free, on_over=on_over, moved_max=MOVED_MAX)
         # The mutable state besides: operations by their names; by the version that they make, as it is told; for each
         # version in the bucket the keys that pending renames will give it, in that order.
         self.named: dict[int, Operation] = {}
         self._made: dict[Version, Operation] = {}
         self._moving: dict[Version, list[str]] = {}
+        # During a replay: what is said of operations that were begun, by their names.
+        self.begun: dict[int, dict[str, Any]] = {}
 
     def made(self, key: str, etag: str) -> Operation | None:
         """The pending operation that makes that version."""
         return self._made.get((key, etag))
 
     def add(self, operation: Operation, *, instead: Sequence[Operation] = (), bound: Operation | None = None) -> None:
+        if said := self.begun.get(operation.seq):
+            operation.state = "begun"
+            operation.upload_id, operation.part_bytes = said.get("upload"), said.get("part_bytes", 0)
         self.holdings.hold(operation)
         for old in instead:
             self._unlist(old)
@@ -39,9 +51,7 @@ class Table:
         self.named[operation.seq] = operation
         if operation.kind != "delete":
             self._made[operation.key, operation.etag] = operation
-        if operation.kind == "rename":
-            home = homes(operation.content)[0]
-            self._moving.setdefault((home.key, home.etag), []).append(operation.key)
+        self._moves(operation)
 
     def remove(self, operation: Operation) -> None:
         """It is over; nothing is told of what it was."""
@@ -65,43 +75,43 @@ class Table:
                 self._follows(other, self._left(operation, other.key))
         self.holdings.release(operation)
 
-    def forsake(self, operation: Operation, *, dropped: bool) -> None:
-        """It will never be in the bucket under its key: what was built on its version gets the version's content, and
-        is itself conditional on what this was when it was `dropped` by a person, chained to it for good when not."""
-        later = [other for other in self.order if other is not operation and self._built_on(other, operation)]
-        for other in later:
-            self._inherit(other, operation)
-        chained = [other for other in self.order if other.after is operation]
-        self._unlist(operation)
-        self.order.remove(operation)
-        operation.state = "over"
-        for key in _writes(operation):
-            self.aliases.forget(key)
+    def part(self, operation: Operation) -> None:
+        """Its key is another client's. What was built on its version gets the content; what was chained to it at that
+        key stays so for good, and what it removed elsewhere is taken for removed."""
+        self._bequeath(operation, dropped=False)
+        chained = self._chained(operation)
         for other in chained:
-            if dropped:
-                self._follows(other, self._before(operation, other.key), operation.after)
+            self._add_records(other, operation)
+        self._forget(operation)
+        for other in chained:
+            if other.key != operation.key:
+                self._follows(other, ABSENT)
             elif other.kind == "delete":
+                for last in self._chained(other):
+                    self._add_records(last, other)
+                    last.after = operation
                 self.remove(other)
-        self.holdings.release(operation)
 
-    def resolved(self, content: Content) -> Content:
-        """As it can be read now: what the bucket will have only later is read where it comes from."""
+    def drop(self, operation: Operation) -> None:
+        """A person wants it no more. What was built on its version gets the content; what was chained to it comes after
+        what it came after itself."""
+        self._bequeath(operation, dropped=True)
+        chained = self._chained(operation)
+        for other in chained:
+            self._add_records(other, operation)
+        self._forget(operation)
+        for other in chained:
+            self._follows(other, self._before(operation, other.key), operation.after)
+
+    def readable(self, operation: Operation) -> tuple[Headers | None, Content]:
+        """What programs see of its version: what the bucket will have only later is read where it comes from."""
+        headers, content = operation.headers, operation.content
         if not any(self._is_future(home) for home in homes(content)):
-            return content
-        return tuple(self._flat(content))
-
-    def headers(self, operation: Operation) -> Headers | None:
-        """Those that its version will have; None: those of the version in the bucket that it is of."""
-        while operation.headers is None and operation.content:
-            home = operation.content[0].home
-            maker = None if home is None or not self._is_future(home) else self._made[home.key, home.etag]
-            if maker is None:
-                return None
-            operation = maker
-        return operation.headers
-
-    def flat(self, content: Content, start: int, stop: int, at: int) -> Content:
-        return tuple(cut(content, start, stop, at))
+            return headers, content
+        if headers is None:
+            maker = self._made[content[0].home.key, content[0].home.etag] if content[0].home is not None else operation
+            headers, _ = self.readable(maker)
+        return headers, tuple(self._flat(content))
 
     @property
     def idle(self) -> bool:
@@ -109,22 +119,23 @@ class Table:
         return not (len(self.order) or self.named or self._made or self._moving) and self.holdings.idle
 
     def _landed_version(self, operation: Operation, stored: Stored | None) -> None:
-        key = operation.key
+        key, headers = operation.key, operation.headers
         if operation.kind == "rename":
             home = homes(operation.content)[0]
-            version = home.key, home.etag  # the home itself moves
+            headers = self.aliases.headers(home.key, home.etag)
             stored = stored or Stored(home.etag, operation.at_ns)
-            self.holdings.moved(version, (key, stored.etag))
-            if moving := self._moving.pop(version, None):
-                self._moving.setdefault((key, stored.etag), []).extend(moving)
+            self._move((home.key, home.etag), (key, stored.etag))
             assert operation.source is not None
             self.aliases.gone(operation.source)
         assert stored is not None
-        self.holdings.moved((key, operation.etag), (key, stored.etag))
-        if moving := self._moving.pop((key, operation.etag), None):
-            self._moving.setdefault((key, stored.etag), []).extend(moving)
+        self._move((key, operation.etag), (key, stored.etag))
         told = Listed(key, operation.size, operation.etag, operation.at_ns)
-        self.aliases.landed(told, operation.headers, stored)
+        self.aliases.landed(told, headers, stored)
+
+    def _move(self, old: Version, new: Version) -> None:
+        self.holdings.moved(old, new)
+        if moving := self._moving.pop(old, None):
+            self._moving.setdefault(new, []).extend(moving)
 
     def _left(self, operation: Operation, key: str) -> Condition:
         """What an operation that has landed has left at one of its keys."""
@@ -141,44 +152,89 @@ class Table:
     def _follows(self, operation: Operation, condition: Condition, after: Operation | None = None) -> None:
         operation.condition, operation.after = condition, after
         if operation.kind == "delete" and condition.absent and after is None:
-            self.remove(operation)
+            self.land(operation, None)
 
-    def _built_on(self, other: Operation, operation: Operation) -> bool:
-        return any((home.key, home.etag) == (operation.key, operation.etag) for home in homes(other.content))
+    def _chained(self, operation: Operation) -> list[Operation]:
+        return [other for other in self.order if other.after is operation]
 
-    def _inherit(self, other: Operation, operation: Operation) -> None:
-        """A version of the operation's that `other` needs will not be: it gets the content instead."""
-        before = Operation(other.seq, other.kind, other.key, 0, content=other.content, seqs=other.seqs)
+    def _forget(self, operation: Operation) -> None:
+        for key in _writes(operation):
+            self.aliases.forget(key)
+        self.remove(operation)
+
+    def _bequeath(self, operation: Operation, *, dropped: bool) -> None:
+        """Its version will not be at its key: what takes it from there takes it from where the content is."""
+        version = operation.key, operation.etag
+        if operation.kind == "rename":
+            home = homes(operation.content)[0]
+            version = home.key, home.etag
+        built = [other for other in self.order if other is not operation and version in _versions(other)]
+        moved = next((other for other in built if other.source == operation.key), None)
+        for other in built:
+            if other.kind == "rename" and other is not moved:
+                if moved is not None:
+                    self._change(other, whole(Home(moved.key, moved.etag, moved.size)))
+            elif operation.kind != "rename" or other is moved:
+                self._inherit(other, operation, version)
+        if moved is not None and dropped:
+            self._lose(operation, moved)
+
+    def _lose(self, operation: Operation, moved: Operation) -> None:
+        """`moved` was to take away what the dropped operation left at its key: now it is what was there before."""
+        chained = [other for other in self._chained(moved) if other.key == operation.key]
+        for other in chained:
+            self._add_records(other, operation)
+            self._follows(other, operation.condition, operation.after)
+        if not chained and not (operation.condition.absent and operation.after is None):
+            deletion = Operation(-moved.seq - DROPPED, "delete", operation.key, moved.at_ns, due_at=moved.due_at)
+            deletion.condition, deletion.after = operation.condition, operation.after
+            deletion.seqs = list(moved.seqs)
+            self.add(deletion, bound=moved)
+
+    def _inherit(self, other: Operation, operation: Operation, version: Version) -> None:
+        content: list[Piece] = []
+        for piece in other.content:
+            if piece.home is None or (piece.home.key, piece.home.etag) != version or operation.kind == "rename":
+                content.append(piece)
+            elif piece.start == piece.stop:
+                content += operation.content
+            else:
+                content += cut(operation.content, piece.offset, piece.offset + piece.stop - piece.start, piece.start)
         self._unmove(other)
-        if other.kind != "put" and operation.kind == "put":
+        if other.kind != "put":
             other.headers = other.headers or operation.headers
-            other.kind = "put"
-        elif other.kind == "rename":
-            other.kind = "copy"
+            other.kind = "put" if operation.kind == "put" else "copy"
         other.source = None
-        other.content = tuple(
-            piece
-            for old in other.content
-            for piece in (
-                cut(operation.content, old.offset, old.offset + old.stop - old.start, old.start)
-                if old.home is not None and (old.home.key, old.home.etag) == (operation.key, operation.etag)
-                else (old,)
-            )
-        )
-        other.seqs = sorted({*operation.seqs, *other.seqs})
+        self._change(other, tuple(content))
+        self._add_records(other, operation)
+
+    def _change(self, other: Operation, content: Content) -> None:
+        before = Operation(other.seq, "put", other.key, 0, content=other.content, seqs=list(other.seqs))
+        self._unmove(other)
+        other.content = content
+        self._moves(other)
         self.holdings.hold(other)
         self.holdings.release(before)
         self.order.rekey(other, writes=_writes(other), reads=self._reads(other))
 
+    def _add_records(self, other: Operation, operation: Operation) -> None:
+        before = Operation(other.seq, "put", other.key, 0, seqs=list(other.seqs))
+        more = Operation(other.seq, "put", other.key, 0, seqs=sorted({*other.seqs, *operation.seqs}))
+        self.holdings.hold(more)
+        self.holdings.release(before)
+        other.seqs = more.seqs
+
     def _flat(self, content: Content) -> Iterator[Piece]:
         for piece in content:
-            maker = self._made.get((piece.home.key, piece.home.etag)) if piece.home is not None else None
-            if maker is None:
+            home = piece.home
+            maker = self._made.get((home.key, home.etag)) if home is not None else None
+            if home is None or maker is None:
                 yield piece
+            elif (piece.start, piece.stop) == (0, home.size):
+                yield from self._flat(maker.content)
             else:
-                yield from self._flat(
-                    tuple(cut(maker.content, piece.offset, piece.offset + piece.stop - piece.start, piece.start))
-                )
+                stop = piece.offset + piece.stop - piece.start
+                yield from self._flat(tuple(cut(maker.content, piece.offset, stop, piece.start)))
 
     def _is_future(self, home: Home) -> bool:
         return home.etag.startswith(PROVISIONAL) and (home.key, home.etag) in self._made
@@ -195,6 +251,11 @@ class Table:
             del self._made[operation.key, operation.etag]
         self._unmove(operation)
 
+    def _moves(self, operation: Operation) -> None:
+        if operation.kind == "rename":
+            home = homes(operation.content)[0]
+            self._moving.setdefault((home.key, home.etag), []).append(operation.key)
+
     def _unmove(self, operation: Operation) -> None:
         if operation.kind == "rename":
             home = homes(operation.content)[0]
@@ -202,6 +263,10 @@ class Table:
             self._moving[version].remove(operation.key)
             if not self._moving[version]:
                 del self._moving[version]
+
+
+def _versions(operation: Operation) -> list[Version]:
+    return [(home.key, home.etag) for home in homes(operation.content)]
 
 
 def _writes(operation: Operation) -> set[str]:

@@ -138,6 +138,10 @@ def done_meta(operation: Operation, stored: Stored | None) -> Meta:
     meta: Meta = {"done": operation.seq}
     if operation.etag:
         meta |= {"key": operation.key, "was": operation.etag}
+    home = operation.content[0].home if operation.kind == "rename" else None
+    if home is not None:
+        meta["from"] = [home.key, home.etag]
+        stored = stored or Stored(home.etag, operation.at_ns)
     if stored is not None:
         meta |= {"etag": stored.etag, "modified": stored.last_modified_ns, "version": stored.version_id}
     return meta

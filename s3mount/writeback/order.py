@@ -118,10 +118,15 @@ class Order:
         operation.blockers = set()
         operation.dependents = set()
 
-    def writer(self, key: str) -> Operation | None:
-        """The latest that changes it."""
-        changing = self._writers.get(key)
-        return next(reversed(changing)) if changing else None
+    def writer(self, key: str, *, before: Operation | None = None) -> Operation | None:
+        """The latest that changes it, of those that are there without `before`."""
+        changing = self._writers.get(key, ())
+        return next((operation for operation in reversed(changing) if operation is not before), None)
+
+    def reads_stay(self, operation: Operation) -> bool:
+        """Whether nothing later changes what it needs as it is: it may then come later itself."""
+        number, _, read = self._keys[operation]
+        return all(self._keys[writer][0] < number for key in read if (writer := self.writer(key)) is not None)
 
     def last(self, operation: Operation, key: str) -> bool:
         """Whether nothing later touches that key."""

@@ -81,11 +81,6 @@ class Pending:
         for seq, place in self._parts.pop(upload, ()):
             self._table.holdings.settled(seq, place)
 
-    @property
-    def uploads(self) -> list[str]:
-        """Those with parts that are not closed."""
-        return list(self._parts)
-
     # What programs see.
 
     def find(self, key: str) -> Seen | Gone | None:
@@ -95,8 +90,8 @@ class Pending:
             return None
         if writer.kind == "delete" or writer.key != key:
             return GONE
-        content = self._table.resolved(writer.content)
-        return Seen(key, writer.etag, writer.size, writer.at_ns, self._table.headers(writer), content)
+        headers, content = self._table.readable(writer)
+        return Seen(key, writer.etag, writer.size, writer.at_ns, headers, content)
 
     def below(self, prefix: str, after: str = "") -> Iterator[tuple[str, Seen | Gone]]:
         """What is pending of the keys below the prefix and above `after`, in the order of their UTF-8."""
@@ -157,7 +152,7 @@ class Pending:
 
     def parted(self, operation: Operation) -> None:
         """Its key is another client's: what programs see there is the bucket's, or what came later."""
-        self._table.forsake(operation, dropped=False)
+        self._table.part(operation)
         self.changed()
 
     def park(self, operation: Operation, error: S3MountError) -> None:
@@ -176,7 +171,7 @@ class Pending:
 
     def drop(self, operation: Operation) -> None:
         """Its effect is not wanted any more; that of what came later is."""
-        self._table.forsake(operation, dropped=True)
+        self._table.drop(operation)
         self.changed()
 
     def hurry(self, prefix_or_key: str, *, below: bool) -> list[Operation]:
@@ -215,6 +210,25 @@ class Pending:
         """The operation that facts speak of by this number."""
         return self._table.named.get(number)
 
+    # What a replay does before and after it applies the records.
+
+    def expect(self, meta: Mapping[str, Any]) -> None:
+        """A fact to come: what is begun is not joined whatever is applied before that is said; and where versions are
+        is known to records that name them, should those that made them be gone."""
+        if "begun" in meta:
+            self._table.begun.setdefault(int(meta["begun"]), {}).update(meta)
+        elif "was" in meta and "etag" in meta:
+            self._table.aliases.named(meta["key"], meta["was"], meta["etag"])
+            if "from" in meta:
+                key, etag = meta["from"]
+                self._table.holdings.moved((key, etag), (meta["key"], meta["etag"]))
+
+    def replayed(self) -> None:
+        """All is applied: parts of uploads that no put has named are given back."""
+        for upload in list(self._parts):
+            self.close_upload(upload)
+        self._table.begun.clear()
+
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing of the journal is held."""
@@ -222,8 +236,6 @@ class Pending:
 
     def _fact(self, name: str, number: int, meta: Mapping[str, Any]) -> None:
         operation = self._table.named.get(number)
-        if name == "done" and operation is None and "was" in meta:
-            self._table.aliases.named(meta["key"], meta["was"], meta["etag"])
         if operation is None:
             return
         if name == "begun":

@@ -60,6 +60,7 @@ PURE = (
     "writeback.pending",
     "writeback.records",
     "writeback.references",
+    "writeback.restoring",
     "writeback.slices",
     "data.belief",
     "data.extents",
