@@ -5,12 +5,11 @@ is sent as it is within LATE_SECONDS; later, and after a restart, the bucket is 
 has stored since our program acted is newer. After a request of unknown outcome, and after every refusal of a condition,
 it is looked at too: what we would leave there is ours.
 
-Raises what does not let it land now; whether that may pass is for others to say. The state is in the `Trial`s, and in
-what we have left at each key of late: that is not another client's, however young.
+Raises what does not let it land now; whether that may pass is for others to say. The state is in the `Trial`s. `told`
+is how the mount tells a version: one with a name of our own is not another client's, however young.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 
 from s3mount.config import Config
@@ -27,6 +26,7 @@ from s3mount.errors import (
 from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectInfo, ObjectStore, Stored
 from s3mount.writeback.bodies import HomeGone
 from s3mount.writeback.operations import Home, Operation
+from s3mount.writeback.order import FLAG
 from s3mount.writeback.parting import Parting
 from s3mount.writeback.recognising import Recognising, as_stated, look, same_metadata
 from s3mount.writeback.resuming import CopiesRefused, Resuming
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 LATE_SECONDS = 2.0
 ROUNDS_MAX = 5
 """So often a condition may be refused although it holds, as two looks say; then it waits."""
-LEFT_MAX = 20_000
 SECOND_NS = 1_000_000_000
 
 
@@ -53,6 +52,7 @@ class Delivering:
         config: Config,
         *,
         wall_ns: Callable[[], int],
+        told: Callable[[str, str, int], tuple[str, int]],
     ) -> None:
         self._real = real
         self._resuming = resuming
@@ -60,7 +60,7 @@ class Delivering:
         self._parting = parting
         self._overwrites = config.conflict == "overwrite"
         self._wall_ns = wall_ns
-        self._left: OrderedDict[str, str] = OrderedDict()
+        self._told = told
 
     async def deliver(self, operation: Operation, trial: Trial) -> Outcome:
         """Have the bucket take it. Raises S3MountError."""
@@ -86,20 +86,13 @@ class Delivering:
             else:
                 if operation.upload_id is not None or trial.upload is not None:
                     await self._resuming.give_up(operation, trial)
-                if isinstance(outcome, Landed) and outcome.stored is not None:
-                    self._note(operation.key, outcome.stored.etag)
                 return outcome
         raise Unavailable(f"the store refuses what it says it would take: {operation.kind} {operation.key!r}")
 
     def is_older(self, operation: Operation, info: ObjectInfo) -> bool:
         """Whether what a look has found was there before the operation, or was left by an earlier one of ours."""
-        return info.last_modified_ns <= operation.at_ns or self._left.get(operation.key) == info.etag
-
-    def _note(self, key: str, etag: str) -> None:
-        self._left[key] = etag
-        self._left.move_to_end(key)
-        if len(self._left) > LEFT_MAX:
-            self._left.popitem(last=False)
+        version = info.etag, info.last_modified_ns
+        return info.last_modified_ns <= operation.at_ns or self._told(operation.key, *version) != version
 
     def looks_first(self, operation: Operation, trial: Trial) -> bool:
         """Whether the bucket is looked at before it is sent."""
@@ -117,6 +110,8 @@ class Delivering:
                 return Landed(_stored(info))
             expected = self._expected(operation, info)
             if expected is None:
+                if info is not None and is_sign(operation) and not info.size:
+                    return Landed(_stored(info))  # it says already what ours would
                 return await self._parting.part(operation, trial)
             condition = expected
         trial_was_doubted, trial.doubted = trial.doubted, False
@@ -141,7 +136,7 @@ class Delivering:
         if info is None:
             return ABSENT if condition.etag is None or self._wins(operation) else None
         here = Condition(etag=info.etag)
-        if condition == here or self._wins(operation):
+        if condition == here or self._wins(operation) or (condition == ALWAYS and is_sign(operation)):
             return here
         if condition == ALWAYS and self.is_older(operation, info):
             return here
@@ -230,6 +225,13 @@ class Delivering:
             return True
         young = target.last_modified_ns >= operation.at_ns // SECOND_NS * SECOND_NS
         return young and not replaced and ("-" in home.etag or "-" in target.etag)
+
+
+def is_sign(operation: Operation) -> bool:
+    """Whether it is a put of a directory's marker or flag: who makes one as well has made the same, and of a flag's
+    attributes the latest count."""
+    is_one = operation.key.endswith("/") or f"/{operation.key}".endswith(f"/{FLAG}")
+    return operation.kind == "put" and not operation.size and is_one
 
 
 def home_of(operation: Operation) -> Home:

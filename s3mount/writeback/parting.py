@@ -55,7 +55,7 @@ class Parting:
 
     def _token(self, operation: Operation) -> str:
         drawn = operation.etag.removeprefix(PROVISIONAL).strip('"')
-        return drawn if drawn.isalnum() else self._draw_token()
+        return drawn if drawn.replace("-", "").isalnum() else self._draw_token()
 
     async def _keep_content(self, operation: Operation, conflict: Conflict) -> None:
         """A put's bytes go to the copy."""

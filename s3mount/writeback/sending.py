@@ -72,7 +72,9 @@ class Sender:
         self._resuming = Resuming(real, journal, self._bodies, config, rules)
         recognising = Recognising(real, self._bodies, config)
         parting = Parting(real, self._resuming, config, copies_kept, draw_token=draw_token)
-        self._delivering = Delivering(real, self._resuming, recognising, parting, config, wall_ns=wall_ns)
+        self._delivering = Delivering(
+            real, self._resuming, recognising, parting, config, wall_ns=wall_ns, told=pending.told
+        )
         self._removing = Removing(real, self._delivering)
         self._trials: dict[Operation, Trial] = {}
         self._earlier = set(pending.operations)

@@ -32,7 +32,7 @@ def virtual_ns() -> int:
     return EPOCH_NS + int(trio.current_time() * 1e9)
 
 
-async def _nothing(_meta: Meta) -> None:
+async def nothing(_meta: Meta) -> None:
     await trio.lowlevel.checkpoint()
 
 
@@ -48,7 +48,7 @@ class MemoryLog:
         self.seq = 0
         self.durable = 0
         self.read_bytes = 0
-        self.hook: Callable[[Meta], Awaitable[None]] = _nothing
+        self.hook: Callable[[Meta], Awaitable[None]] = nothing
 
     async def append(self, meta: Meta, body: Body = (), *, wait: bool = True) -> int:
         await trio.lowlevel.checkpoint()
