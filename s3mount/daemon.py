@@ -49,7 +49,7 @@ from s3mount.underway import UnderWay
 from s3mount.vfs import attributedb
 from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.filesystem import FileSystem
-from s3mount.vfs.journaled import Damage, Journaled
+from s3mount.vfs.journaled import journaled_of
 from s3mount.writeback.opening import Opened, open_write_back
 from s3mount.writeback.replay import waiting
 
@@ -202,7 +202,9 @@ class Daemon:
             removals=self._removals,
             learnt=self._learnt(nursery),
             owner=self._owner,
-            journaled=None if opened is None else self._journaled(opened),
+            journaled=None
+            if opened is None
+            else journaled_of(opened, config, bytes_max=self._prepared.write_back_limit_bytes),
         )
         if not config.read_only:
             await finish(store, self._removals)  # before anybody can put something else there
@@ -264,18 +266,6 @@ class Daemon:
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do: later collections need not look at it
         return operations.under_way
-
-    def _journaled(self, opened: Opened) -> Journaled:
-        config, damage = self._config, opened.damage
-        return Journaled(
-            opened.pending,
-            opened.sender.spool,
-            config.prefix,
-            bytes_max=self._prepared.write_back_limit_bytes,
-            files_max=config.write_back_files_max,
-            disk_bytes=lambda: opened.log.figures["disk_bytes"],
-            damage=None if damage is None else Damage(str(damage.kept), damage.keys),
-        )
 
     async def _open_write_back(
         self, store: S3Store, findings: Findings, copies_kept: CopiesKept, nursery: trio.Nursery
@@ -364,9 +354,10 @@ class Daemon:
             "store": lambda: store.figures,
             "abilities": lambda: asdict(findings.remembered()),
             **self._inside.figures,
-            **_journal_figures(filesystem, store),
             "limits": partial(limits.figures, config, filesystem, storage, store, under_way, staging_threads=threads),
         }
+        if filesystem.journaled is not None:
+            figures["write_back"] = partial(filesystem.journaled.figures, now_ns=store.now_ns)
         verbs = Verbs(filesystem, store, config, figures=figures, invalidate=invalidate)
         self._inside.tell(verbs.figures)
         keeping = Keeping(filesystem, drain=lambda paths: self._hand_over(filesystem, paths))
@@ -400,8 +391,3 @@ class Daemon:
         nursery.start_soon(recover)
         with trio.move_on_after(RECOVER_SECONDS):
             await over.wait()
-
-
-def _journal_figures(filesystem: FileSystem, store: S3Store) -> dict[str, Figures]:
-    journaled = filesystem.journaled
-    return {} if journaled is None else {"write_back": partial(journaled.figures, wall_ns=store.now_ns)}

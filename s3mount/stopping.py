@@ -76,7 +76,7 @@ class Stopping:
         await self._sync_all(filesystem, by)
         with trio.move_on_at(by):
             await filesystem.settle_all()
-        left = filesystem.left
+        left = None if filesystem.journaled is None else filesystem.journaled.left
         if left is not None:
             log.warning(
                 "changes wait in the journal for the next mount with --write-back changes=%d bytes=%d example=%s",

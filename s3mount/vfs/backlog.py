@@ -11,7 +11,7 @@ from itertools import chain
 import trio
 
 from s3mount.data.file import File
-from s3mount.errors import S3MountError
+from s3mount.errors import S3MountError, Unavailable
 from s3mount.vfs.changing import Changing
 from s3mount.vfs.closing import named, unstored
 from s3mount.vfs.deleting import Failure
@@ -168,12 +168,12 @@ class Backlog:
         """What the bucket refuses is named one by one, and was told of when it was refused."""
         try:
             await self._tree.store.settle_below(journaled.prefix)
-        except S3MountError:
-            if not journaled.spool.parked:
+        except S3MountError as error:
+            if isinstance(error, Unavailable) or not journaled.spool.parked:
                 raise
         finally:
             self._journaled = self._journaled_bytes = 0
-        self.failures += [Failure(journaled.path(one.key), str(one.error)) for one in journaled.spool.parked]
+            self.failures += [Failure(journaled.path(one.key), str(one.error)) for one in journaled.spool.parked]
 
     async def _delete(self) -> None:
         self.failures += await self._tree.deleting.settle_all()

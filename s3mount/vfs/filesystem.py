@@ -33,7 +33,7 @@ from s3mount.vfs.figures import counts, figures
 from s3mount.vfs.flags import pay_flag
 from s3mount.vfs.handles import Handles
 from s3mount.vfs.inodes import Inode
-from s3mount.vfs.journaled import Journaled, Left
+from s3mount.vfs.journaled import Journaled
 from s3mount.vfs.keys import check_key, decode
 from s3mount.vfs.links import read_link
 from s3mount.vfs.pages import fetch_page
@@ -311,13 +311,8 @@ class FileSystem:
 
     @property
     def journaled(self) -> Journaled | None:
-        """What --write-back has in its journal; None without it."""
+        """What was acknowledged and is not in the bucket yet; None without --write-back."""
         return self._tree.journaled
-
-    @property
-    def left(self) -> Left | None:
-        """What was acknowledged and waits in the journal, for the next start."""
-        return None if self._tree.journaled is None else self._tree.journaled.left
 
     @property
     def undeleted(self) -> tuple[Failure, ...]:

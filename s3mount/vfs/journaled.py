@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+from s3mount.config import Config
 from s3mount.errors import S3MountError
+from s3mount.writeback.opening import Opened
 from s3mount.writeback.operations import Operation
+from s3mount.writeback.reading import Damage
 
 PATHS_MAX = 100
 """A list for people; the count beside it is whole."""
@@ -18,13 +21,15 @@ SECOND_NS = 1_000_000_000
 
 
 class Parked(Protocol):
-    """A change that the bucket refuses: the `seq` of its operation as number, its key, since when it waits for a
-    person, why, how many bytes it brings."""
+    """A change that the bucket refuses: key and kind of the operation, since when it waits for a person, why, how many
+    bytes it brings."""
 
     @property
     def number(self) -> int: ...
     @property
     def key(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
     @property
     def since_ns(self) -> int: ...
     @property
@@ -39,13 +44,13 @@ class Spool(Protocol):
     @property
     def parked(self) -> Sequence[Parked]: ...
     async def retry(self, number: int) -> None:
-        """It may be sent again. Raises Stale when it is not parked under this number any more."""
+        """It may be sent again. Raises NoEntry when it is not parked under this number any more."""
 
     async def drop(self, number: int) -> None:
-        """It is given up: the bucket's own object, if there is one, is what there is."""
+        """It is given up: the bucket's own object, if there is one, is what there is. Raises NoEntry."""
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
-        """What it was to bring. Raises Stale when it is not parked under this number any more."""
+        """What it was to bring. Raises NoEntry."""
 
 
 class Waiting(Protocol):
@@ -69,13 +74,6 @@ class Left(NamedTuple):
     files: int
     bytes: int
     example: str
-
-
-class Damage(NamedTuple):
-    """What of an earlier daemon's journal could not be read: where it is kept, and the keys that are known of it."""
-
-    place: str
-    keys: tuple[str, ...]
 
 
 def _nothing() -> int:
@@ -112,7 +110,7 @@ class Journaled:
         first = next(iter(self.waiting.operations), None)
         return Left(self.waiting.files, self.waiting.bytes, "" if first is None else self.path(first.key))
 
-    def figures(self, *, wall_ns: Callable[[], int]) -> dict[str, object]:
+    def figures(self, *, now_ns: Callable[[], int]) -> dict[str, object]:
         """What `s3mount status` shows of it."""
         waiting, parked, damage = self.waiting, self.spool.parked, self.damage
         oldest = waiting.oldest_ns
@@ -121,14 +119,31 @@ class Journaled:
             "changes_max": self.files_max,
             "bytes": waiting.bytes,
             "max_bytes": self.bytes_max,
-            "oldest_seconds": 0.0 if oldest is None else round(max(0, wall_ns() - oldest) / SECOND_NS, 1),
+            "oldest_seconds": 0.0 if oldest is None else round(max(0, now_ns() - oldest) / SECOND_NS, 1),
             "sending": sum(operation.state == "begun" for operation in waiting.operations),
             "refused": _named(self.path(one.key) for one in parked),
             "journal_bytes": self.disk_bytes(),
-            "damage": None if damage is None else {"place": damage.place, **_named(map(self.path, damage.keys))},
+            "damage": None if damage is None else {"place": _place(damage), **_named(map(self.path, damage.keys))},
         }
+
+
+def _place(damage: Damage) -> str:
+    return f"{damage.name} from byte {damage.offset} on" if damage.kept is None else str(damage.kept)
 
 
 def _named(paths: Iterable[str]) -> dict[str, object]:
     named = sorted(paths)
     return {"count": len(named), "paths": named[:PATHS_MAX]}
+
+
+def journaled_of(opened: Opened, config: Config, *, bytes_max: int) -> Journaled:
+    """What a mount has in the journal that was opened for it."""
+    return Journaled(
+        opened.pending,
+        opened.sender.spool,
+        config.prefix,
+        bytes_max,
+        config.write_back_files_max,
+        disk_bytes=lambda: opened.log.figures["disk_bytes"],
+        damage=opened.damage,
+    )

@@ -4,7 +4,7 @@ A face of what `Journaled.spool` keeps, made for one question; its only state is
 up is forgotten here, too: the name is whatever the bucket has, and the next to need it asks.
 """
 
-from s3mount.errors import Busy, S3MountError, Stale
+from s3mount.errors import Busy, NoEntry, S3MountError, Stale
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.journaled import Journaled, Parked
 from s3mount.vfs.kept import Outcome
@@ -27,7 +27,7 @@ class Refused:
         self._parked = parked
         self.outcome: Outcome | None = None
         self.error = parked.error
-        self.change = "put" if operation is None else str(operation.kind)
+        self.change = parked.kind
         self._source = None if operation is None else operation.source
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class Refused:
         """Send it again, and return when the bucket has it or has refused it once more."""
         try:
             await self._journaled.spool.retry(self._parked.number)
-        except Stale as error:
+        except NoEntry as error:
             self.outcome, self.error = "gone", error
             return
         try:

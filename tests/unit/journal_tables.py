@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from s3mount.errors import S3MountError, Stale
+from s3mount.errors import NoEntry, S3MountError
 from s3mount.writeback.operations import Kind, Operation
 
 
@@ -13,6 +13,7 @@ class ParkedChange(NamedTuple):
 
     number: int
     key: str
+    kind: str
     since_ns: int
     error: S3MountError
     size: int
@@ -62,7 +63,9 @@ class Spool:
 
     def park(self, operation: Operation, error: S3MountError, body: bytes = b"") -> None:
         operation.state, operation.error = "parked", error
-        self.parked.append(ParkedChange(operation.seq, operation.key, operation.at_ns, error, operation.size))
+        self.parked.append(
+            ParkedChange(operation.seq, operation.key, operation.kind, operation.at_ns, error, operation.size)
+        )
         self.bodies[operation.seq] = body
 
     async def retry(self, number: int) -> None:
@@ -73,11 +76,13 @@ class Spool:
         self._table.operations_of = [one for one in self._table.operations_of if one.seq != number]
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
+        if not any(one.number == number for one in self.parked):
+            raise NoEntry(f"{number} is not parked")
         return self.bodies[number][offset : offset + size]
 
     def _take(self, verb: str, number: int) -> None:
         self.asked.append((verb, number))
         kept = [one for one in self.parked if one.number != number]
         if len(kept) == len(self.parked):
-            raise Stale(f"{number} is not parked")
+            raise NoEntry(f"{number} is not parked")
         self.parked = kept

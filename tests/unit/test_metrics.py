@@ -145,7 +145,7 @@ async def test_every_figure_is_where_its_metric_looks_for_it_and_no_label_has_a_
             "uptime_seconds": 3.0,
             "mount": WELL["mount"],
             "files": kernel.fs.figures,
-            "write_back": Journaled(table, spool, "").figures(wall_ns=time.time_ns),
+            "write_back": Journaled(table, spool, "").figures(now_ns=time.time_ns),
             "storage": kernel.fs._tree.storage.figures,
             "store": {"clock_skew_seconds": 0, **tally.figures},
             "operations": calls.figures,

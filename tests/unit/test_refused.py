@@ -15,7 +15,8 @@ from s3mount.control import keeping_texts
 from s3mount.control.keeping import Keeping
 from s3mount.control.server import Progress
 from s3mount.errors import AccessDenied, KeyTooLong, NoEntry, S3MountError, Stale, Unavailable
-from s3mount.vfs.journaled import PATHS_MAX, Damage, Journaled
+from s3mount.vfs.journaled import PATHS_MAX, Journaled
+from s3mount.writeback.reading import Damage
 from tests.kernel_model import Kernel, mounted
 from tests.memory_store import MemoryStore
 from tests.running import run_virtual
@@ -147,9 +148,15 @@ def test_figures_name_some_and_count_all() -> None:
         spool.park(table.add(f"p/{number:03}", 2, at_ns=number * 10**9), DENIED)
     table.add("p/d/").state = "begun"
     journaled = Journaled(
-        table, spool, "p/", bytes_max=5, files_max=6, disk_bytes=lambda: 7, damage=Damage("/c/damaged", ("p/x", "p/d/"))
+        table,
+        spool,
+        "p/",
+        bytes_max=5,
+        files_max=6,
+        disk_bytes=lambda: 7,
+        damage=Damage(3, 99, ("p/x", "p/d/"), Path("/c/damaged")),
     )
-    figures = journaled.figures(wall_ns=lambda: 10**9 * 30)
+    figures = journaled.figures(now_ns=lambda: 10**9 * 30)
     refused: Any = figures.pop("refused")
     assert (refused["count"], len(refused["paths"]), refused["paths"][0]) == (PATHS_MAX + 20, PATHS_MAX, "000")
     assert figures == {

@@ -15,7 +15,7 @@ from s3mount.config import Config
 from s3mount.control import keeping_texts
 from s3mount.control.keeping import Keeping
 from s3mount.control.server import Progress
-from s3mount.errors import AccessDenied, NoEntry, S3MountError, Stale
+from s3mount.errors import AccessDenied, NoEntry, S3MountError, Stale, Unavailable
 from s3mount.heartbeat import Heartbeat
 from s3mount.inside import Inside
 from s3mount.notify import Reports
@@ -253,3 +253,14 @@ async def test_what_the_bucket_refuses_does_not_keep_a_mount_from_ending(
         assert trio.current_time() == began
         assert not stop.lost
     assert "changes=1 bytes=1 example=d/refused" in caplog.text
+
+
+@run_virtual
+async def test_a_sync_that_an_outage_ends_says_so_beside_what_is_refused(tmp_path: Path) -> None:
+    async with journaling(tmp_path, "d/refused") as (kernel, store, _):
+        store.error = Unavailable("'d/refused' waits for the bucket: the store is unreachable")
+        answer = await synced(kernel, Progress())
+        assert list(keeping_texts.not_stored(answer, "")) == [
+            "d/refused: 403, AccessDenied",
+            "the mount: 'd/refused' waits for the bucket: the store is unreachable",
+        ]
