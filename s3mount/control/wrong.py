@@ -65,10 +65,9 @@ def _write_back(journal: Fields) -> Iterator[str]:
         yield f"the journal was damaged: what was not read is kept in {place}, {damage.get('count')} names are known"
     if refused.get("count"):
         yield f"{refused['count']} changes are refused by the bucket and wait for you: see `s3mount failed list`"
-    for name, limit, option in (("changes", "changes_max", "files"), ("bytes", "max_bytes", "limit")):
-        held, most = journal.get(name), journal.get(limit)
-        if isinstance(held, int) and isinstance(most, int) and 0 < most <= held:
-            yield f"programs wait until some of the journal is sent: --write-back-{option} is reached"
+    if journal.get("writers_waiting"):
+        limits = "--write-back-limit or --write-back-files is reached"
+        yield f"{journal['writers_waiting']} changes wait until some of the journal is sent: {limits}"
 
 
 def _conflicts(files: Fields, storage: Fields) -> Iterator[str]:

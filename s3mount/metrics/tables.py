@@ -32,6 +32,7 @@ FIGURES = (
     Figure("s3mount_write_back_bytes", ("write_back", "bytes"), "Bytes of them"),
     Figure("s3mount_write_back_max_bytes", ("write_back", "max_bytes"), "Their limit"),
     Figure("s3mount_write_back_oldest_seconds", ("write_back", "oldest_seconds"), "How long the oldest has waited"),
+    Figure("s3mount_write_back_writers_waiting", ("write_back", "writers_waiting"), "Changes that wait for room"),
     Figure("s3mount_write_back_sending", ("write_back", "sending"), "Changes being sent"),
     Figure("s3mount_write_back_refused", ("write_back", "refused", "count"), "Changes that the bucket refuses"),
     Figure("s3mount_write_back_journal_bytes", ("write_back", "journal_bytes"), "The journal on disk"),

@@ -82,7 +82,8 @@ def _nothing() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """What one mount has in its journal; keys below `prefix` are paths. `disk_bytes`: what the journal takes there."""
+    """What one mount has in its journal; keys below `prefix` are paths. `disk_bytes`: what the journal takes there;
+    `writers_waiting`: changes that wait for room in it."""
 
     waiting: Waiting
     spool: Spool
@@ -90,6 +91,7 @@ class Journaled:
     bytes_max: int = 0
     files_max: int = 0
     disk_bytes: Callable[[], int] = _nothing
+    writers_waiting: Callable[[], int] = _nothing
     damage: Damage | None = None
 
     def path(self, key: str) -> str:
@@ -120,6 +122,7 @@ class Journaled:
             "bytes": waiting.bytes,
             "max_bytes": self.bytes_max,
             "oldest_seconds": 0.0 if oldest is None else round(max(0, now_ns() - oldest) / SECOND_NS, 1),
+            "writers_waiting": self.writers_waiting(),
             "sending": sum(operation.state == "begun" for operation in waiting.operations),
             "refused": _named(self.path(one.key) for one in parked),
             "journal_bytes": self.disk_bytes(),
@@ -145,5 +148,6 @@ def journaled_of(opened: Opened, config: Config, *, bytes_max: int) -> Journaled
         bytes_max,
         config.write_back_files_max,
         disk_bytes=lambda: opened.log.figures["disk_bytes"],
+        writers_waiting=lambda: opened.room.waiting,
         damage=opened.damage,
     )

@@ -35,6 +35,7 @@ class Opened:
     log: OperationLog
     pending: Pending
     sender: Sender
+    room: Room
     damage: Damage | None
 
 
@@ -101,4 +102,4 @@ async def open_write_back(
     await nursery.start(log.run)
     await nursery.start(sender.run)
     await nursery.start(store.run)
-    return Opened(store, log, pending, sender, replayed.damage)
+    return Opened(store, log, pending, sender, room, replayed.damage)

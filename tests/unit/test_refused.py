@@ -161,6 +161,6 @@ def test_figures_name_some_and_count_all() -> None:
     assert (refused["count"], len(refused["paths"]), refused["paths"][0]) == (PATHS_MAX + 20, PATHS_MAX, "000")
     assert figures == {
         "changes": PATHS_MAX + 21, "changes_max": 6, "bytes": 2 * (PATHS_MAX + 20), "max_bytes": 5,
-        "oldest_seconds": 30.0, "sending": 1, "journal_bytes": 7,
+        "oldest_seconds": 30.0, "writers_waiting": 0, "sending": 1, "journal_bytes": 7,
         "damage": {"place": "/c/damaged", "count": 2, "paths": ["d", "x"]},
     }  # fmt: skip

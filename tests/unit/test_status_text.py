@@ -190,8 +190,7 @@ def test_what_is_wrong_with_a_journal_is_a_line_and_says_what_to_do() -> None:
     for figures, words in (
         ({"refused": {"count": 2, "paths": ["a", "b"]}}, "2 changes are refused by the bucket and wait for you"),
         ({"damage": damage}, "kept in /c/damaged-1, 2 names are known"),
-        ({"changes": 20_000}, "--write-back-files is reached"),
-        ({"bytes": 1 << 30}, "--write-back-limit is reached"),
+        ({"writers_waiting": 4}, "4 changes wait until some of the journal is sent: --write-back-limit"),
     ):
         told = list(wrongs({**WELL, "write_back": {**JOURNAL, **figures}}))
         assert len(told) == 1
