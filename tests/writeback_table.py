@@ -23,6 +23,12 @@ class SmallTable:
     def keys(self) -> list[str]:
         return [operation.key for operation in self.operations]
 
+    def expect(self, meta: Mapping[str, Any]) -> None:
+        """Nothing is joined here."""
+
+    def replayed(self) -> None:
+        """Parts are nobody's here."""
+
     def apply(self, seq: int, meta: Mapping[str, Any], place: Place | None) -> Operation | None:
         self.applied.append((seq, dict(meta), place))
         if "put" in meta:

@@ -69,8 +69,6 @@ async def open_write_back(
     identity = Identity(config.endpoint_url or "aws", config.bucket, config.prefix, os.geteuid())
     replayed = await replay(directory, identity, table)
     log, pending = replayed.log, replayed.pending
-    for upload in pending.uploads:
-        pending.close_upload(upload)  # of programs that are gone
     sender = Sender(
         real,
         log,

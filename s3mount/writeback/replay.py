@@ -33,6 +33,10 @@ KEYS_TOLD_MAX = 1000
 class Table(Protocol):
     """What a replay needs of Pending."""
 
+    def expect(self, meta: Mapping[str, Any]) -> None: ...
+
+    def replayed(self) -> None: ...
+
     def apply(self, seq: int, meta: Mapping[str, Any], place: Place | None) -> Operation | None: ...
 
     @property
@@ -167,11 +171,14 @@ class _Attempt(Generic[P]):
         self._apply()
         if journal.damage is not None:
             self._believe_facts()
+        self.pending.replayed()
         self._let_go_of_unused()
 
     def _apply(self) -> None:
         told = self._journal.told()
         is_live = self._liveness(told)
+        for each in (*told, *map(told_by_found, self._journal.beyond)):
+            self.pending.expect(each.meta)
         for each in told:
             about = told_of(each.meta)
             if OWN.intersection(each.meta):
