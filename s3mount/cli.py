@@ -32,6 +32,7 @@ usage: s3mount mount [OPTION]... s3://BUCKET[/PREFIX] MOUNTPOINT
        s3mount log-level MOUNTPOINT [LEVEL] how much goes into the log
        s3mount sync [--timeout TIME] MOUNTPOINT   store all that is not stored
        s3mount failed ACTION MOUNTPOINT [PATH]... what could not be stored
+       s3mount journal ACTION MOUNTPOINT     what waits with --write-back
        s3mount abort [--force] MOUNTPOINT         free programs that hang
        s3mount healthcheck [--ready] MOUNTPOINT   for containers and probes
        s3mount VERB --help | --version
@@ -177,6 +178,25 @@ def _failed(given: Given) -> int:
     return keeping_commands.failed_list(mountpoint, chosen, as_json=as_json)
 
 
+def _journal(given: Given) -> int:
+    action, as_json = given["action"], "json" in given
+    if ("to" in given) != (action == "export"):
+        raise UsageError("journal export needs --to DIR, and nothing else takes it; see s3mount journal --help")
+    if as_json and action == "export":
+        raise UsageError("journal export gives no JSON; see s3mount journal --help")
+    with _libraries():
+        from s3mount import instance, preflight
+        from s3mount.control import journal_commands
+    mountpoint = preflight.resolved(settings.mountpoint(given["mountpoint"]))
+    cache_dir = settings.cache_dir(given.get("cache_dir"), os.environ)
+    if cache_dir is None:
+        cache_dir = preflight.default_cache_dir(os.environ, uid=os.geteuid())
+    journal = instance.journal_of(mountpoint, preflight.resolved(cache_dir), journal_commands.whose)
+    if action == "export":
+        return journal_commands.journal_export(journal, to=given["to"])
+    return journal_commands.journal_list(journal, as_json=as_json)
+
+
 def _abort(given: Given) -> int:
     return rescue_commands.abort(given["mountpoint"], force="force" in given)
 
@@ -211,6 +231,13 @@ VERBS = {
         {"json": False, "all": False, "to": True},
         actions=("list", "retry", "export", "drop"),
         more=("paths", "*"),
+    ),
+    "journal": Verb(
+        helps.JOURNAL_HELP,
+        "mountpoint",
+        _journal,
+        {"json": False, "cache-dir": True, "to": True},
+        actions=("list", "export"),
     ),
     "abort": Verb(helps.ABORT_HELP, "mountpoint", _abort, {"force": False}),
     "healthcheck": Verb(helps.HEALTHCHECK_HELP, "mountpoint", _healthcheck, {"timeout": True, "ready": False}),

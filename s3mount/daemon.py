@@ -51,7 +51,7 @@ from s3mount.vfs.attributedb import AttributeDb
 from s3mount.vfs.filesystem import FileSystem
 from s3mount.vfs.journaled import journaled_of
 from s3mount.writeback.opening import Opened, open_write_back
-from s3mount.writeback.replay import waiting
+from s3mount.writeback.shelf import waiting
 
 log = logging.getLogger(__name__)
 

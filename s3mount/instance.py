@@ -50,8 +50,30 @@ class Instance:
 
 def name(config: Config) -> str:
     """The same for the same endpoint, bucket, prefix and mountpoint; readable at its start."""
-    identity = "\0".join([config.endpoint_url or "aws", config.bucket, config.prefix, str(config.mountpoint)])
-    return f"{config.bucket}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    return _name(config.endpoint_url or "aws", config.bucket, config.prefix, config.mountpoint)
+
+
+def journal_of(mountpoint: Path, cache_dir: Path, whose: Callable[[Path], tuple[str, str, str] | None]) -> Path:
+    """The write-back journal of a mount that may be gone, by its mountpoint, or by its instance's directory.
+
+    `whose`: endpoint, bucket and prefix as a journal tells them. Raises StartError, which names those there are."""
+    found = []
+    for directory in sorted((cache_dir / "instances").glob("*")):
+        instance = Instance(directory)
+        if mountpoint == directory:
+            return instance.write_back
+        identity = whose(instance.write_back) if instance.write_back.is_dir() else None
+        if identity is not None:
+            if _name(*identity, mountpoint) == directory.name:
+                return instance.write_back
+            found.append(str(directory))
+    there = f"; there are: {', '.join(found)}" if found else ""
+    raise StartError(f"{mountpoint} has no write-back journal below {cache_dir} (see --cache-dir){there}")
+
+
+def _name(endpoint: str, bucket: str, prefix: str, mountpoint: Path) -> str:
+    identity = "\0".join([endpoint, bucket, prefix, str(mountpoint)])
+    return f"{bucket}-{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def owner(directory: Path) -> str:

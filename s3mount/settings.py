@@ -237,6 +237,17 @@ def mountpoint(word: str) -> Path:
     return path
 
 
+def cache_dir(word: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The --cache-dir of a verb, or the variable's; None without either. Raises UsageError."""
+    (option,) = (option for option in options() if option.name == "cache-dir")
+    where, chosen = (option.variable, environ.get(option.variable)) if word is None else ("--cache-dir", word)
+    if not chosen:
+        return None
+    path = _read(option, where, chosen)
+    assert isinstance(path, Path)
+    return path
+
+
 def _where_given(name: str) -> str:
     return name.upper() if any(name == option.name for option in POSITIONAL) else f"--{name}"
 

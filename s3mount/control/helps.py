@@ -26,6 +26,20 @@ PATH is a path as `list` shows it, or an absolute one; of a directory all below
 it is meant. Without one all that is kept. Exit status 0 if all of it went well.
 """
 
+JOURNAL_HELP = """\
+usage: s3mount journal ACTION [--json] [--cache-dir DIR] [--to DIR] MOUNTPOINT
+What --write-back has acknowledged and the bucket does not have yet, read from
+the journal on this disk: neither the bucket nor the daemon is asked, nothing is
+changed. For a host whose bucket is out of reach, or that will not mount again.
+ACTION is one of:
+ list    each change that waits: path, what it is, size, since when, its state
+ export  write the files that wait below DIR (--to, needed), by their paths, for
+         you alone; what is there already is not written over. A file some bytes
+         of which are in the bucket only is written as NAME.partial
+MOUNTPOINT may be a directory below DIR/instances, too; --cache-dir as the mount
+had it. What is damaged is named, and the exit status is 1 then.
+"""
+
 ABORT_HELP = """\
 usage: s3mount abort [--force] MOUNTPOINT
 Fails all that programs in the mount wait for (Input/output error), so that they

@@ -75,9 +75,9 @@ async def replay(
             await in_thread(_check_owner, directory, identity)
             disk = Directory(directory)
         journal = await in_thread(read_journal, disk, identity)
-        attempt = _Attempt(journal, disk, identity, make, segment_bytes)
+        attempt = Attempt(journal, disk, identity, make, segment_bytes)
         while await in_thread(attempt.finds_bad_bodies):
-            attempt = _Attempt(journal, disk, identity, make, segment_bytes)
+            attempt = Attempt(journal, disk, identity, make, segment_bytes)
         if journal.torn is not None:
             log.warning(
                 "write-back journal had a torn end segment=%s offset=%d", name_of(journal.torn[0]), journal.torn[1]
@@ -93,33 +93,6 @@ async def replay(
         return Replayed(attempt.log, attempt.pending, damage)
     except OSError as error:
         raise StartError(f"the write-back journal in {directory} cannot be used: {error}; see --cache-dir") from error
-
-
-def waiting(directory: Path) -> int:
-    """How many operations of a journal are not in the bucket, as far as it tells: 0 for none, and where none is. What
-    cannot be read counts, too. For a start without --write-back."""
-    disk = Directory(directory)
-    try:
-        journal = read_journal(disk, None)
-    except FileNotFoundError:
-        return 0
-    except (OSError, StartError):
-        return 1
-    return len(left_of(journal)) + (journal.damage is not None)
-
-
-def left_of(journal: Journal) -> dict[int, Told]:
-    """The operations that no fact says are over."""
-    left: dict[int, Told] = {}
-    for told in (*journal.told(), *map(told_by_found, journal.beyond)):
-        if "live" in told.meta:
-            is_live = kept_by(told.meta)
-            left = {seq: each for seq, each in left.items() if is_live(seq)}
-        elif ENDS.intersection(told.meta):
-            left.pop(told_of(told.meta) or 0, None)
-        elif told.seq < journal.cut_seq and told_of(told.meta) is None and not {*OWN, "bytes"} & told.meta.keys():
-            left[told.seq] = told
-    return left
 
 
 def kept_by(meta: Mapping[str, Any]) -> Callable[[int], bool]:
@@ -144,7 +117,7 @@ def _check_owner(directory: Path, identity: Identity) -> None:
             raise StartError(f"{path} is not what s3mount has made")
 
 
-class _Attempt(Generic[P]):
+class Attempt(Generic[P]):
     """The table of what is believed, and the log to go on with."""
 
     def __init__(self, journal: Journal, disk: Disk, identity: Identity, make: Make[P], segment_bytes: int) -> None:
@@ -236,6 +209,10 @@ class _Attempt(Generic[P]):
         used = self._used()
         self.log.free([place for place in self._holdings.places() if (place.segment, place.offset) not in used])
         self._holdings.let_go(durable_seq=self.log.last_seq)
+
+    def where(self, place: Place) -> Place | None:
+        """Where a body lies."""
+        return self._holdings.where(place)
 
     # for worker threads
 
