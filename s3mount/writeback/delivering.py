@@ -14,13 +14,10 @@ from collections.abc import Callable
 
 from s3mount.config import Config
 from s3mount.errors import (
-    AccessDenied,
-    KeyTooLong,
     NoSuchUpload,
     NotFound,
     NotImplementedByStore,
     PreconditionFailed,
-    S3MountError,
     Unavailable,
 )
 from s3mount.store.base import ABSENT, ALWAYS, Condition, ObjectInfo, ObjectStore, Stored
@@ -65,7 +62,7 @@ class Delivering:
     async def deliver(self, operation: Operation, trial: Trial) -> Outcome:
         """Have the bucket take it. Raises S3MountError."""
         if operation.after is not None:
-            return await self._parting.part(operation, trial)  # what it was chained to has parted
+            return await self._parting.part(operation)  # what it was chained to has parted
         act = {"put": self._put, "copy": self._copy, "rename": self._rename}[operation.kind]
         for _ in range(ROUNDS_MAX):
             try:
@@ -78,11 +75,6 @@ class Delivering:
             except NoSuchUpload as error:
                 trial.doubted = True
                 log.info("upload by parts was gone, all is sent again key=%r reason=%s", operation.key, error)
-            except (AccessDenied, KeyTooLong, NotImplementedByStore):
-                raise  # the request had no effect
-            except S3MountError:
-                trial.doubted = True
-                raise
             else:
                 if operation.upload_id is not None or trial.upload is not None:
                     await self._resuming.give_up(operation, trial)
@@ -110,25 +102,13 @@ class Delivering:
                 return Landed(_stored(info))
             expected = self._expected(operation, info)
             if expected is None:
-                if info is not None and is_sign(operation) and not info.size:
-                    return Landed(_stored(info))  # it says already what ours would
-                return await self._parting.part(operation, trial)
+                return await self._parting.part(operation)
             condition = expected
-        trial_was_doubted, trial.doubted = trial.doubted, False
+        trial.doubted = False
         try:
             return Landed(await self._resuming.send(operation, trial, steps, condition))
         except HomeGone:
-            # The base at the key itself: our own upload may have replaced it, which the look has denied.
-            if trial_was_doubted or self._own_base(operation) is None:
-                return await self._parting.part(operation, trial)
-            trial.doubted = True
-            raise PreconditionFailed(f"the base of {operation.key!r} is gone", status=412) from None
-
-    def _own_base(self, operation: Operation) -> Home | None:
-        for piece in operation.content:
-            if piece.place is None and piece.home is not None and piece.home.key == operation.key:
-                return piece.home
-        return None
+            return await self._parting.part(operation)
 
     def _expected(self, operation: Operation, info: ObjectInfo | None) -> Condition | None:
         """The condition to send it on, after a look has found `info`; None: the key is another client's."""
@@ -157,9 +137,9 @@ class Delivering:
                 return Landed(_stored(target))
             condition = self._expected(operation, target)
             if trial.doubted and (condition is None or await self._is_gone(home)):
-                return await self._parting.part(operation, trial)
+                return await self._parting.part(operation)
         if condition is None:
-            return await self._parting.part(operation, trial)
+            return await self._parting.part(operation)
         return Landed(
             await self._real.copy(
                 home.key, operation.key, source_etag=home.etag, headers=operation.headers, condition=condition
@@ -177,7 +157,7 @@ class Delivering:
                 return Landed(_stored(target))
             condition = None if gone else self._expected(operation, target)
         if condition is None:
-            return await self._parting.part(operation, trial)
+            return await self._parting.part(operation)
         if self._real.renames and operation.headers is None:
             try:
                 await self._real.rename(home.key, operation.key, source_etag=home.etag, condition=condition)
@@ -189,7 +169,6 @@ class Delivering:
         stored = await self._real.copy(
             home.key, operation.key, source_etag=home.etag, headers=operation.headers, condition=condition
         )
-        trial.doubted = True  # should the removal fail, the copy is there
         await self._remove(home)
         return Landed(stored)
 

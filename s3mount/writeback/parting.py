@@ -39,9 +39,8 @@ class Parting:
         self._kept = copies_kept
         self._draw_token = draw_token
 
-    async def part(self, operation: Operation, trial: Trial) -> Parted:
+    async def part(self, operation: Operation) -> Parted:
         """Keep what there is of it beside its key. Raises S3MountError, and nothing is lost by that."""
-        await self._resuming.give_up(operation, trial)
         conflict = Conflict(self._config.prefix, operation.key, operation.at_ns, self._token(operation))
         try:
             if operation.kind == "put":

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import trio
 
-from s3mount.errors import PreconditionFailed, Stale
-from s3mount.store.base import ABSENT
+from s3mount.errors import PreconditionFailed, Stale, Unavailable
+from s3mount.store.base import ABSENT, ALWAYS
 from s3mount.writeback.metas import Named, Own
 from tests.running import run_virtual
+from tests.unit.kinds_of_operations import LARGE
+from tests.unit.kinds_of_operations import life as life_of_small_parts
 from tests.unit.writing_back import Life, idle, nothing, virtual_ns
 
 
@@ -121,20 +123,22 @@ async def test_what_we_have_stored_late_ourselves_is_not_another_clients() -> No
         await idle(life)
     assert life.store.keys() == ["k"]
     assert life.store.body("k") == b"second"
+    life.store.objects["k"] = replace(life.store.objects["k"], last_modified_ns=virtual_ns() + 1_900_000_000)
     life.put("k", b"third")
-    await trio.sleep(100)
     life.killed()
+    await trio.sleep(100)
     async with life.daemon():
         await idle(life)
     assert life.store.body("k") == b"third"
 
 
+@pytest.mark.parametrize("whatever", [False, True])
 @run_virtual
-async def test_what_follows_a_version_that_lost_its_key_goes_to_a_copy_of_its_own() -> None:
+async def test_what_follows_a_version_that_lost_its_key_goes_to_a_copy_of_its_own(whatever: bool) -> None:
     life = Life()
     life.put("k", b"first", ABSENT)
     life.begun()
-    life.put("k", b"second", life.stands("k"))
+    life.put("k", b"second", ALWAYS if whatever else life.stands("k"))
     life.store.place("k", b"theirs")
     async with life.daemon():
         await idle(life)
@@ -174,17 +178,32 @@ async def test_a_copy_that_would_need_too_many_zeros_holds_what_is_local_and_say
 
 @run_virtual
 async def test_a_daemon_that_dies_while_it_keeps_a_copy_leaves_one_copy() -> None:
-    number = 0
-    died = True
-    while died:
-        number += 1
-        died = await dies_in_a_conflict(number)
-    assert number > 5
+    for body in (b"ours", LARGE):
+        number = 0
+        died = True
+        while died:
+            number += 1
+            died = await dies_in_a_conflict(number, body)
+        assert number > 5
 
 
-async def dies_in_a_conflict(number: int) -> bool:
-    life = Life()
-    life.put("k", b"ours", ABSENT)
+@run_virtual
+async def test_a_copy_by_parts_that_fails_once_leaves_no_upload() -> None:
+    for number in range(1, 8):
+        one = life_of_small_parts()
+        one.put("k", LARGE, ABSENT)
+        one.store.place("k", b"theirs")
+        one.store.fail("upload_part", Unavailable("down"), skip=number)
+        async with one.daemon():
+            await idle(one)
+            assert not one.store.uploads
+        assert list(copies(one).values()) == [LARGE]
+        assert len([fact for fact in one.log.facts if "upload" in fact]) == 1  # of the put itself
+
+
+async def dies_in_a_conflict(number: int, body: bytes) -> bool:
+    life = life_of_small_parts()
+    life.put("k", body, ABSENT)
     life.store.place("k", b"theirs")
     count = 0
     died = trio.Event()
@@ -206,7 +225,9 @@ async def dies_in_a_conflict(number: int) -> bool:
     life.killed()
     async with life.daemon():
         await idle(life)
+        await trio.sleep(1000)  # an upload that was perhaps opened is looked for
     assert life.store.body("k") == b"theirs"
-    assert list(copies(life).values()) == [b"ours"]
+    assert list(copies(life).values()) == [body]
     assert life.pending.idle
+    assert not life.store.uploads
     return died.is_set()

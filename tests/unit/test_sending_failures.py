@@ -58,6 +58,8 @@ async def with_failure(
     setattr(one.store, when, fail)
     async with one.daemon() as sender:
         await idle(one)
+        if sender.spool.parked:
+            assert not one.store.uploads
         for parked in sender.spool.parked:
             await sender.spool.retry(parked.number)
         await idle(one)
@@ -70,6 +72,7 @@ async def with_death(make: Callable[[], Life], kind: Callable[[Life], Expected],
     """A daemon that dies at event `number`, and the next one; whether there were so many."""
     one = make()
     expected = kind(one)
+    await trio.sleep(5)
     count = 0
     died = trio.Event()
 

@@ -2,10 +2,15 @@
 
 import pytest
 import trio
+import trio.testing
 
 from s3mount.config import MIB
+from s3mount.data.grid import SendPart
+from s3mount.data.plan import CopyPart, Step
 from s3mount.errors import Unavailable
-from s3mount.store.base import ABSENT
+from s3mount.store.base import ABSENT, Part
+from s3mount.writeback.bodies import Room
+from s3mount.writeback.resuming import usable
 from tests.memory_store import Call, MemoryStore
 from tests.running import run_virtual
 from tests.unit.writing_back import Life, idle, virtual_ns
@@ -115,3 +120,69 @@ async def test_a_completion_whose_reply_is_lost_is_recognised(times: int) -> Non
     assert life.store.body("large") == body
     assert life.store.counts["complete_upload"] == 1
     assert life.store.keys() == ["large"]
+
+
+@run_virtual
+async def test_an_upload_that_the_store_forgets_on_the_way_begins_anew() -> None:
+    life = life_of_small_parts()
+
+    async def forget(call: Call) -> None:
+        if call.number == 100 and life.store.counts["create_upload"] == 1:
+            life.store.uploads.clear()
+
+    life.store.before = forget
+    body = large(life)
+    async with life.daemon():
+        await idle(life)
+    assert life.store.body("large") == body
+    assert life.store.counts["create_upload"] == 2
+    assert not life.store.uploads
+
+
+@run_virtual
+async def test_an_upload_that_is_not_needed_any_more_is_aborted() -> None:
+    """The next daemon has a part size with which all of it is one PUT."""
+    life = life_of_small_parts()
+    body = large(life)
+    await killed_after(life, PARTS * 6 // 10)
+    object.__setattr__(life.config, "part_size_bytes", 5 * MIB)
+    async with life.daemon():
+        await idle(life)
+        assert not life.store.uploads
+    assert life.store.body("large") == body
+    assert life.store.counts["put"] == 1
+
+
+@run_virtual
+async def test_a_body_larger_than_the_bound_is_alone_and_others_have_their_turn() -> None:
+    room = Room(100)
+    came: list[str] = []
+
+    async def come(name: str, size: int) -> None:
+        taken = await room.take(size)
+        came.append(name)
+        await trio.sleep(1)
+        room.give(taken)
+
+    async with trio.open_nursery() as nursery:
+        for name, size in (("first", 60), ("huge", 1000), ("small", 10), ("last", 90)):
+            nursery.start_soon(come, name, size)
+            await trio.testing.wait_all_tasks_blocked()
+    assert came == ["first", "huge", "small", "last"]
+    assert room.used_bytes == 0
+
+
+def test_only_parts_that_are_what_would_be_sent_are_kept() -> None:
+    def parts(*sizes: int | None) -> list[Part]:
+        return [Part(number, "e", size) for number, size in enumerate(sizes, 1) if size is not None]
+
+    def kept(there: list[Part], steps: list[Step]) -> list[int]:
+        return [number for number, _ in usable(there, steps)]
+
+    sent: list[Step] = [SendPart(number, number * 10 - 10, number * 10) for number in range(1, 6)]
+    copied: list[Step] = [*sent[:2], CopyPart(3, 20, 30), *sent[3:]]
+    assert kept(parts(10, 10, 10), sent) == [1, 2, 3]
+    assert kept(parts(10, None, 10), sent) == [1, 3]
+    assert kept(parts(10, None, 10), copied) == [1]
+    assert kept(parts(10, 11, 10), sent) == [1]
+    assert kept([Part(9, "e", 10)], sent) == []
