@@ -8,6 +8,8 @@ from typing import NamedTuple
 from s3mount.data.file import File
 from s3mount.store.base import Listed
 from s3mount.vfs.inodes import Inode
+from s3mount.vfs.keys import BEGIN, END, Entry
+from s3mount.vfs.spans import Span
 from s3mount.vfs.tree import Tree
 
 
@@ -38,12 +40,35 @@ def forget(inode: Inode) -> None:
             forget(child)
 
 
-def repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> None:
-    """Point the inodes below to their new keys; listings of the old ones go."""
+def _moved_page(inode: Inode, copies: dict[str, Copy]) -> Span | None:
+    """The listing of a directory as it is once it has moved, for an outage in which it cannot be asked for; None when
+    it is not whole."""
     directory = inode.contents
+    if not directory.is_whole:
+        return None
+    entries: dict[str, Entry] = {}
+    for name, entry in [each for span in directory.pages for each in span.entries.items()]:
+        entries[name] = entry
+        if isinstance(entry, Listed):
+            copied, child = copies.get(entry.key), inode.dentries.get(name)
+            if copied is not None:
+                entries[name] = Listed(copied.target, entry.size, copied.etag, entry.last_modified_ns)
+            elif child is not None and child.known is not None:
+                entries[name] = child.known  # moved while it was open
+            else:
+                return None
+    return Span(BEGIN, END, entries, fetched=min(span.fetched for span in directory.pages))
+
+
+def repoint(tree: Tree, inode: Inode, prefix: str, copies: dict[str, Copy]) -> None:
+    """Point the inodes below to their new keys; listings of the old ones go, or in an outage along."""
+    directory = inode.contents
+    page = _moved_page(inode, copies) if tree.store.away else None
     directory.forget_all()
     directory.prefix = prefix
     tree.exists(prefix)
+    if page is not None:
+        directory.add_page(page)
     for name, child in list(inode.dentries.items()):
         if child.children is not None:
             repoint(tree, child, f"{prefix}{name}/", copies)

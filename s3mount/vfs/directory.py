@@ -163,6 +163,16 @@ class Directory:
         self.listings.touch(span)
         return span
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is an entry of every name that there was, whenever that was told."""
+        stop = BEGIN
+        for span in self.pages:
+            if span.start != stop:
+                return False
+            stop = span.stop
+        return stop == END
+
     def holds_other(self, name: str, now: float) -> bool | None:
         """Whether there is an entry besides `name`; None when what is fresh does not tell."""
         stop = BEGIN

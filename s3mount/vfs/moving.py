@@ -21,7 +21,6 @@ from functools import partial
 import trio
 
 from s3mount.config import RESERVED
-from s3mount.data.finishing import list_all
 from s3mount.data.intents import Intent, Source, seconds_of
 from s3mount.data.parallel import each
 from s3mount.data.removal import remove, remove_ghosts, speaks_of_others
@@ -38,6 +37,7 @@ from s3mount.store.base import ABSENT, Condition, Listed, Undeleted
 from s3mount.vfs.below import Copy, files_below, forget, repoint
 from s3mount.vfs.inodes import Inode
 from s3mount.vfs.keys import DIRECTORY_HEADERS, check_key, escaped
+from s3mount.vfs.known_below import list_below
 from s3mount.vfs.transits import Progress
 from s3mount.vfs.tree import Tree
 from s3mount.vfs.versions import as_listed, move_version
@@ -116,7 +116,7 @@ class DirectoryMove:
         tree, former, prefix = self._tree, self._former, self._prefix
         for _ in range(PASSES_MAX):
             before = tree.moving[former]
-            found = await list_all(tree.store, former, objects_max=tree.config.rename_objects_max)
+            found = await list_below(tree, self._inode)
             for listed in found:
                 check_key(self._target(listed.key))
             self._lost.difference_update(listed.key for listed in found)
@@ -332,7 +332,8 @@ class DirectoryMove:
             kept = [one.key for one in left] + [self._prefix] * replaces
             await remove_ghosts(tree.store, brought, self._prefix, but=kept)
         stuck = {one.key for one in left if not isinstance(one.error, NotFound | PreconditionFailed)}
-        forget(self._inode)
+        if self.copies or self._moved or not tree.store.away:
+            forget(self._inode)  # else nothing was touched, and in an outage nothing could be learnt again
         if astray:
             log.error(
                 "rename could not be undone, files are at their new names from=%s to=%s count=%d",

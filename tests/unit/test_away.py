@@ -287,3 +287,38 @@ async def test_a_file_that_was_stored_here_is_found_by_its_name_alone(tmp_path: 
         assert (await kernel.stat("other/file")).size == 1
         with pytest.raises(Unavailable):
             await kernel.write("other/new", b"its absence is not known")
+
+
+@run_virtual
+async def test_a_directory_is_renamed_when_all_that_is_in_it_is_known(tmp_path: Path) -> None:
+    async with after_a_listing(tmp_path) as (kernel, store):
+        began = trio.current_time()
+        await kernel.mkdir("d/draft")
+        await kernel.mkdir("d/draft/deep")
+        for name in ("d/draft/a", "d/draft/deep/b"):
+            await kernel.write(name, name.encode())
+        await trio.sleep(100)
+        kernel.expire()
+        await kernel.rename("d/draft", "d/final")
+        kernel.expire()
+        assert await kernel.listdir("d/final") == ["a", "deep"]
+        assert await kernel.listdir("d/final/deep") == ["b"]
+        assert not await kernel.exists("d/final/deep/none")
+        assert await kernel.read("d/final/deep/b") == b"d/draft/deep/b"
+        assert not await kernel.exists("d/draft")
+        moved = ["d/final/", "d/final/a", "d/final/deep/", "d/final/deep/b"]
+        assert [key for key in store.keys("d/") if "final" in key or "draft" in key] == moved
+        assert trio.current_time() == began + 100
+
+
+@run_virtual
+async def test_a_directory_of_which_not_all_is_known_stays_where_it_is(tmp_path: Path) -> None:
+    async with after_a_listing(tmp_path) as (kernel, store):
+        before = store.keys()
+        for name in ("d", "other"):
+            with pytest.raises(Unavailable):
+                await kernel.rename(name, "elsewhere")
+        assert store.keys() == before
+        kernel.expire()
+        assert await kernel.listdir("d") == ["0000", "0001", "0002", "0003", "0004", "sub"]
+        assert not await kernel.exists("elsewhere")

@@ -91,6 +91,9 @@ async def test_an_outage_is_worked_through_and_the_bucket_follows_when_it_is_ove
             kernel.expire()
             await kernel.rename(f"d/new{number:02}", f"d/moved{number:02}", no_replace=True)
             await kernel.unlink(f"d/sub/{number:02}")
+        await kernel.mkdir("draft")
+        await kernel.write("draft/file", b"published")
+        await kernel.rename("draft", "d/published")
         for number in range(10):
             kernel.expire()
             await kernel.unlink(f"d/old{number:02}")
@@ -99,6 +102,7 @@ async def test_an_outage_is_worked_through_and_the_bucket_follows_when_it_is_ove
         names = [
             *(f"moved{number:02}" for number in range(20)),
             *(f"new{number:02}" for number in range(20, 40)),
+            "published",
             "sub",
         ]
         assert await kernel.listdir("d") == names
@@ -118,6 +122,7 @@ async def test_an_outage_is_worked_through_and_the_bucket_follows_when_it_is_ove
         expected |= {f"d/new{number:02}": b"%d" % number for number in range(20, 40)}
         expected |= {f"d/sub/{number:02}": b"sub %d" % number for number in range(20, 40)}
         expected |= {f"d/sub/old{number:02}": b"old" for number in range(10)}
+        expected["d/published/file"] = b"published"
         stored = {key: stored.body for key, stored in bucket.objects.items() if not key.endswith("/")}
         assert stored == expected
         for path, body in expected.items():
@@ -142,8 +147,12 @@ async def test_fsync_brings_a_file_that_was_renamed_while_it_waited(tmp_path: Pa
         assert bucket.keys() == ["final"]
         directory = await kernel.fs.opendir(await kernel.ino("d"))
         await kernel.fs.fsyncdir(directory)
-        kernel.fs.releasedir(directory)
         assert bucket.keys() == ["d/", "d/file", "final"]
+        await kernel.rename("d/file", "away")
+        assert bucket.keys() == ["d/", "d/file", "final"]
+        await kernel.fs.fsyncdir(directory)
+        assert bucket.keys() == ["away", "d/", "final"], "a name that has gone is gone from the bucket"
+        kernel.fs.releasedir(directory)
 
 
 @run_trio
