@@ -67,7 +67,9 @@ class Removing:
         info = await look(self._real, operation.key)
         if info is None:
             return Landed(None)
-        if operation.condition == ALWAYS and self._delivering.is_older(operation, info):
+        # An empty marker is no content, and SeaweedFS gives it a new time with each change below (measured).
+        marker = operation.key.endswith("/") and not info.size
+        if operation.condition == ALWAYS and (marker or self._delivering.is_older(operation, info)):
             return Condition(etag=info.etag)
         return _left_alone(operation)
 

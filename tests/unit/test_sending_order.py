@@ -320,3 +320,16 @@ async def test_what_was_parked_is_shown_read_and_dropped_and_what_waits_for_it_g
         assert not sender.spool.parked
     assert life.store.body("l") == b"0123456789"
     assert life.pending.idle
+
+
+@run_virtual
+async def test_a_marker_whose_time_moves_with_what_is_below_it_goes_all_the_same() -> None:
+    life = Life()
+    life.store.place("d/")
+    life.delete("d/")
+    await trio.sleep(60)
+    life.store.placed_seconds_ago = 0
+    life.store.place("d/")  # as SeaweedFS tells it after a change below
+    async with life.daemon():
+        await idle(life)
+    assert "d/" not in life.store.objects
