@@ -27,7 +27,7 @@ UNSYNCED_MAX_SECONDS = 1.0
 MARK_AFTER_SECONDS = 0.25
 """After so much silence the journal says that its last record was durable: then damage of it cannot pass for a tear."""
 RETRY_SECONDS = 1.0
-THREADS_MAX = 8
+READERS_MAX = 8
 RELOCATED_MAX_BYTES = 8 * 1024 * 1024
 """Moved in one commit."""
 SLACK_SEGMENTS = 2
@@ -67,7 +67,8 @@ class OperationLog:
         self._appender = appender
         self._holdings = holdings
         self._segment_bytes = segment_bytes
-        self._threads = trio.CapacityLimiter(THREADS_MAX)
+        self._committing = trio.CapacityLimiter(1)  # of its own: readers must not keep a commit waiting
+        self._reading = trio.CapacityLimiter(READERS_MAX)
         self._queue: list[_Queued] = []
         self._again: list[Entry] = []
         self.last_seq = appender.durable_seq
@@ -120,7 +121,8 @@ class OperationLog:
             where = self._holdings.where(place)
             if where is None:
                 break
-            if await self._in_thread(partial(_read, self._disk, where, offset, into)):
+            call = partial(_read, self._disk, where, offset, into)
+            if await trio.to_thread.run_sync(call, limiter=self._reading):
                 return
         raise Lost(f"the write-back journal does not give bytes back that it took: segment {place.segment}")
 
@@ -262,15 +264,20 @@ class OperationLog:
             await self._relocate()
 
     async def _release(self, *, last: bool) -> None:
-        """Unlink segments, after a record of which operations are left: what they told of the others goes with them."""
+        """Unlink segments, after a record of which operations are left: what they told of the others goes with them.
+
+        What is let go after that record was made stays until the next: the record counts on what is told of it."""
         holdings = self._holdings
+        going = holdings.releasable(current=0 if last else self._appender.current)
         if holdings.segments:
             until = self._queue[0].entry.head_seq - 1 if self._queue else self.last_seq
             self._enqueue(Entry({"live": holdings.live_ranges(), "until": until}))
             await self._commit(sync=True)
         if self._failing:
             return
-        for number in holdings.releasable(current=0 if last else self._appender.current):
+        if last and not holdings.all():
+            going = holdings.segments
+        for number in going:
             if not await self._in_thread(partial(_unlink, self._disk, number)):
                 return
             holdings.forget(number)
@@ -299,7 +306,7 @@ class OperationLog:
         self._work.set()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        return await trio.to_thread.run_sync(call, limiter=self._threads)
+        return await trio.to_thread.run_sync(call, limiter=self._committing)
 
 
 def _named(meta: Mapping[str, Any]) -> Iterator[Place]:
