@@ -104,7 +104,8 @@ async def check(made: Written, draw: random.Random) -> str:
         fact = made.done.get(seq)
         assert fact is None or carriers.get(fact) in spoilt, f"{seq} was done"
     lost = {seq for seq in made.puts if seq not in made.done} - found.keys()
-    hit_bodies = {seq for seq in lost if carriers[seq] in bodies_hit}
+    told = {seq for seq, fact in made.done.items() if carriers.get(fact) not in spoilt}
+    hit_bodies = {seq for seq in made.puts if carriers.get(seq) in bodies_hit and seq not in told}
     cut_at = min([first, *hit_bodies])
     for seq in lost:
         assert seq >= cut_at or carriers[seq] in spoilt, f"{seq} is before the damage at {cut_at}"
