@@ -77,7 +77,7 @@ class Joining:
         operation.due_at = min(operation.due_at, waiting.due_at)
         left = _Expected(waiting.condition, waiting.after, waiting)
         self._table.add(operation, instead=[waiting, *_those(target.joined)])
-        self._lose(seq, record, record.source, left, operation)
+        self._lose(seq, record, record.source, left, operation, bound=True)
         return operation
 
     def copy(self, seq: int, record: Mutation) -> Operation | None:
@@ -87,7 +87,7 @@ class Joining:
         expected = self._expected(record.key, record.condition)
         named = record.named
         maker = self._table.made(named.key, named.etag)
-        if maker is not None and maker.kind != "rename" and (maker is expected.joined or _is_free(maker)):
+        if maker is not None and maker is expected.joined:
             operation = self._operation(seq, record, maker.kind, maker.content, expected, (maker,))
             operation.headers = maker.headers if record.headers is None else record.headers
         else:
@@ -112,11 +112,12 @@ class Joining:
         replaced = _Expected(moved.condition, moved.after, moved)
         operation.after = self._table.order.writer(moved.source, before=moved)
         self._table.add(operation, instead=[moved])
-        self._lose(seq, record, record.key, replaced, None)
+        self._lose(seq, record, record.key, replaced, operation, bound=False)
         return operation
 
-    def _lose(self, seq: int, record: Mutation, key: str, left: _Expected, bound: Operation | None) -> None:
-        """What is in the bucket at a key that was joined away goes by an operation of its own."""
+    def _lose(self, seq: int, record: Mutation, key: str, left: _Expected, beside: Operation, *, bound: bool) -> None:
+        """What is in the bucket at a key that was joined away goes by an operation of its own, beside the one that the
+        record made, maybe after it. Both are made of all the records: what is left of them is replayed as a whole."""
         if left.nothing:
             return
         assert left.joined is not None
@@ -128,9 +129,9 @@ class Joining:
             condition=left.condition,
             after=left.after,
             due_at=min(left.joined.due_at, self._due()),
-            seqs=[*left.joined.seqs, seq],
+            seqs=list(beside.seqs),
         )
-        self._table.add(operation, bound=bound)
+        self._table.add(operation, bound=beside if bound else None)
 
     def _never_was(self, named: Named) -> bool:
         """Whether nothing makes that version, nor has."""
@@ -216,7 +217,7 @@ class Joining:
                 pieces.append(part)
                 continue
             maker = self._table.made(part.key, part.etag)
-            if maker is not None and maker.kind != "rename" and (maker is joined or _is_free(maker)):
+            if maker is not None and maker is joined:
                 stop = part.offset + part.stop - part.start
                 pieces += cut(maker.content, part.offset, stop, part.start)
                 makers.append(maker)
@@ -233,8 +234,3 @@ def _those(joined: Operation | None) -> list[Operation]:
 
 def _is_provisional(etag: str | None) -> bool:
     return etag is not None and etag.startswith(PROVISIONAL)
-
-
-def _is_free(maker: Operation) -> bool:
-    """Whether its content stays when it lands: none of it is in a version that may go by then."""
-    return maker.state == "waiting" and not any(piece.home is not None for piece in maker.content)

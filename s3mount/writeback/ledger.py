@@ -92,6 +92,12 @@ class Table:
                     last.after = operation
                 self.remove(other)
 
+    def clear(self, operation: Operation) -> None:
+        """In a replay: it was begun, so all that it waits for was over by then. What is not, was joined: something that
+        landed while the record was on its way to the journal is still here as it is applied."""
+        while operation.blockers:
+            self.drop(next(iter(operation.blockers)))
+
     def drop(self, operation: Operation) -> None:
         """A person wants it no more. What was built on its version gets the content; what was chained to it comes after
         what it came after itself."""
@@ -170,6 +176,7 @@ class Table:
             version = home.key, home.etag
         built = [other for other in self.order if other is not operation and version in _versions(other)]
         moved = next((other for other in built if other.source == operation.key), None)
+        unjoined = moved is not None and len(moved.seqs) == 1
         for other in built:
             if other.kind == "rename" and other is not moved:
                 if moved is not None:
@@ -177,16 +184,16 @@ class Table:
             elif operation.kind != "rename" or other is moved:
                 self._inherit(other, operation, version)
         if moved is not None and dropped:
-            self._lose(operation, moved)
+            self._lose(operation, moved, -moved.seq if unjoined else -moved.seq - DROPPED)
 
-    def _lose(self, operation: Operation, moved: Operation) -> None:
+    def _lose(self, operation: Operation, moved: Operation, name: int) -> None:
         """`moved` was to take away what the dropped operation left at its key: now it is what was there before."""
         chained = [other for other in self._chained(moved) if other.key == operation.key]
         for other in chained:
             self._add_records(other, operation)
             self._follows(other, operation.condition, operation.after)
         if not chained and not (operation.condition.absent and operation.after is None):
-            deletion = Operation(-moved.seq - DROPPED, "delete", operation.key, moved.at_ns, due_at=moved.due_at)
+            deletion = Operation(name, "delete", operation.key, moved.at_ns, due_at=moved.due_at)
             deletion.condition, deletion.after = operation.condition, operation.after
             deletion.seqs = list(moved.seqs)
             self.add(deletion, bound=moved)

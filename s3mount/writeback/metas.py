@@ -134,8 +134,11 @@ def begun_meta(operation: Operation) -> Meta:
     return {"begun": operation.seq, "upload": operation.upload_id, "part_bytes": operation.part_bytes}
 
 
-def done_meta(operation: Operation, stored: Stored | None) -> Meta:
+def done_meta(operation: Operation, stored: Stored | None, *, over: Iterable[int] = ()) -> Meta:
+    """`over` are the records that nothing needs any more with that: `Pending.ending`."""
     meta: Meta = {"done": operation.seq}
+    if len(operation.seqs) > 1:
+        meta |= {"of": operation.seqs, "over": list(over)}
     if operation.etag:
         meta |= {"key": operation.key, "was": operation.etag}
     home = operation.content[0].home if operation.kind == "rename" else None

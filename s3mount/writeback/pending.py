@@ -5,6 +5,7 @@ request and no disk; time by a clock that is handed in.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,17 @@ class Pending:
     def since(self, number: int) -> dict[str, Listed | Gone]:
         return self._table.aliases.since(number)
 
+    @contextmanager
+    def pinned(self, content: Content) -> Iterator[None]:
+        """The places of a content stay for as long, whatever becomes of the operation that it is of: for who reads it,
+        or names its places in a record on its way to the journal."""
+        holder = Operation(0, "put", "", 0, content=tuple(piece for piece in content if piece.place is not None))
+        self._table.holdings.hold(holder)
+        try:
+            yield
+        finally:
+            self._table.holdings.release(holder)
+
     # What the sender does.
 
     def ready(self, now: float) -> list[Operation]:
@@ -144,6 +156,11 @@ class Pending:
         assert operation.state in ("waiting", "begun"), operation.state
         operation.state = "begun"
         self._table.order.take(operation)
+
+    def ending(self, operation: Operation) -> list[int]:
+        """The records that are over once it has landed, for `done_meta`: others of them may be gone before it is
+        replayed, and what is left of them would then mean something else."""
+        return self._table.holdings.sole(operation)
 
     def landed(self, operation: Operation, stored: Stored | None) -> None:
         """The bucket has it. None: the deletion is done, or the rename kept etag and time."""
@@ -218,10 +235,17 @@ class Pending:
         if "begun" in meta:
             self._table.begun.setdefault(int(meta["begun"]), {}).update(meta)
         elif "was" in meta and "etag" in meta:
+            landed = meta["key"], meta["etag"]
             self._table.aliases.named(meta["key"], meta["was"], meta["etag"])
+            self._table.holdings.moved((meta["key"], meta["was"]), landed)
             if "from" in meta:
                 key, etag = meta["from"]
-                self._table.holdings.moved((key, etag), (meta["key"], meta["etag"]))
+                self._table.holdings.moved((key, etag), landed)
+
+    def skip(self, seq: int, place: Place | None) -> None:
+        """A record that nothing needs."""
+        self._table.holdings.arrived(seq, place)
+        self._table.holdings.settled(seq, place)
 
     def replayed(self) -> None:
         """All is applied: parts of uploads that no put has named are given back."""
@@ -239,8 +263,8 @@ class Pending:
         if operation is None:
             return
         if name == "begun":
-            if operation.state == "waiting":
-                operation.state = "begun"
+            self._table.clear(operation)
+            operation.state = "begun"
             if "upload" in meta:
                 operation.upload_id, operation.part_bytes = meta["upload"], meta["part_bytes"]
         elif name == "done":

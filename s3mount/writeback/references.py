@@ -4,7 +4,7 @@ Knows no order and no rule of joining. A place is given back once no operation h
 operation was made of it and its body is given back. Versions that are named alike are told together where they are.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
 from s3mount.writeback.operations import Home, Operation, Place
@@ -65,6 +65,12 @@ class Holdings:
         self._free([piece.place for piece in operation.content if piece.place is not None])
         for seq in operation.seqs:
             self._let_record(seq)
+
+    def sole(self, operation: Operation) -> list[int]:
+        """The records that are over as soon as nothing holds them for this operation."""
+        places = Counter(piece.place for piece in operation.content if piece.place is not None)
+        freed = {self._bodies.get(place) for place, count in places.items() if self._places[place] == count}
+        return [seq for seq in operation.seqs if self._records[seq] == (2 if seq in freed else 1)]
 
     def home(self, key: str, etag: str, size: int) -> Home:
         """Where that version is now, for an operation that will hold it."""

@@ -176,15 +176,54 @@ def test_a_restated_file_that_waits_is_a_put_with_the_new_headers() -> None:
     assert (restated.kind, restated.headers, restated.condition) == ("put", other, ABSENT)
 
 
-def test_a_copy_of_a_file_that_waits_shares_its_bytes() -> None:
+def test_a_put_that_names_the_bytes_of_one_that_waits_shares_them() -> None:
     table = Table()
     first = table.put("a", condition=ABSENT)
-    copy = table.copy("a", "b")
-    assert (copy.kind, copy.content, copy.blockers) == ("put", first.content, set())
+    seen = table.pending.find("a")
+    assert isinstance(seen, Seen)
+    copy = table.put("b", 0, ABSENT, pieces=seen.content)
+    assert (copy.content, copy.blockers) == (first.content, set())
     table.land(first)
     assert (table.freed, table.over) == ([], [])
     table.land(copy)
     assert (table.freed, sorted(table.over)) == ([Place(1, 1000, 1, 0)], [1, 2])
+    assert table.pending.idle
+
+
+def test_a_copy_of_a_file_that_waits_is_made_in_the_bucket_after_it() -> None:
+    table = Table()
+    first = table.put("a", condition=ABSENT)
+    copy = table.copy("a", "b")
+    assert (copy.kind, copy.blockers) == ("copy", {first})
+    seen = table.pending.find("b")
+    assert isinstance(seen, Seen)
+    assert (seen.content, seen.headers) == (first.content, PLAIN)
+    table.land(first, '"real"')
+    home = copy.content[0].home
+    assert home is not None
+    assert (home.key, home.etag) == ("a", '"real"')
+
+
+def test_bytes_that_are_pinned_stay_until_they_are_not() -> None:
+    table = Table()
+    first = table.put("a")
+    with table.pending.pinned(first.content):
+        table.land(first)
+        assert table.freed == []
+    assert table.freed == [Place(1, 1000, 1, 0)]
+    assert table.over == [1]
+
+
+def test_parts_of_an_upload_are_given_back_unless_a_put_names_them() -> None:
+    table = Table()
+    table.apply(metas.bytes_meta("upload"), 3)
+    table.apply(metas.bytes_meta("upload"), 4)
+    place = Place(1, 1000, 3, 0)
+    put = table.put("a", 0, pieces=[Piece(0, 3, place, None, 0)])
+    table.pending.close_upload("upload")
+    assert (table.freed, table.over) == ([Place(1, 2000, 4, 0)], [2])
+    table.land(put)
+    assert (table.freed[1:], table.over) == ([place], [2, 1, 3])
     assert table.pending.idle
 
 

@@ -204,6 +204,8 @@ class World:
             self.apply(self.journal.append(meta))
 
     def apply(self, record: Record) -> None:
+        for _ in range(self.drawn.choice([0, 0, 0, 1, 2])):
+            self.drawn.choice([self.begin, self.land])()  # while the record was on its way to the journal
         self.pending.apply(record.seq, record.meta, record.place)
 
     # The sender.
@@ -221,7 +223,7 @@ class World:
         if self.flying:
             operation = self.flying.pop(self.drawn.randrange(len(self.flying)))
             stored = self.execute(operation)
-            self.journal.append(metas.done_meta(operation, stored))
+            self.journal.append(metas.done_meta(operation, stored, over=self.pending.ending(operation)))
             self.pending.landed(operation, stored)
 
     def execute(self, operation: Operation) -> Stored | None:
@@ -399,7 +401,7 @@ class World:
 RANDOM = st.randoms(use_true_random=False)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, derandomize=True)
 @given(drawn=RANDOM, acts=st.lists(st.sampled_from(ACTS), max_size=40))
 def test_the_mount_shows_what_programs_did_and_the_bucket_gets_it(drawn: random.Random, acts: list[str]) -> None:
     world = World(drawn)
@@ -413,7 +415,7 @@ def test_the_mount_shows_what_programs_did_and_the_bucket_gets_it(drawn: random.
     assert world.journal.over.keys() == mutations
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, derandomize=True)
 @given(drawn=RANDOM, acts=st.lists(st.sampled_from([*ACTS, "park", "unpark", "drop"]), max_size=40))
 def test_what_is_parked_and_dropped_leaves_what_came_later(drawn: random.Random, acts: list[str]) -> None:
     world = World(drawn)
@@ -425,7 +427,7 @@ def test_what_is_parked_and_dropped_leaves_what_came_later(drawn: random.Random,
     world.check()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, derandomize=True)
 @given(drawn=RANDOM, acts=st.lists(st.sampled_from([*ACTS, "park", "crash", "crash"]), max_size=40))
 def test_a_replay_of_the_journal_shows_the_same_and_ends_the_same(drawn: random.Random, acts: list[str]) -> None:
     world = World(drawn)
