@@ -20,6 +20,7 @@ CURSORS_MAX = 1000
 """Listings that may be under way; the token of one that was forgotten is refused."""
 PAGE_MAX = 1000
 _TOKEN = "s3mount-page-"
+_BEHIND = "\U0010ffff"
 
 KeyOrder = Literal["utf8", "tree"]
 Entry = Listed | None
@@ -194,22 +195,21 @@ class Overlay:
         for key, left in ended.items():
             self._lay(cursor, page, entries, key, left)
         high = _bound(page, cursor.low) if page.token is not None else None
-        for key, seen in self._candidates(cursor, high, list(entries)):
+        for key, seen in self._candidates(cursor, high):
             self._lay(cursor, page, entries, key, seen)
         return entries
 
-    def _lay(self, cursor: _Cursor, page: Page, entries: dict[str, Entry], key: str, seen: "Listed | Gone") -> None:
+    def _lay(self, cursor: _Cursor, page: Page, entries: dict[str, Entry], key: str, seen: Listed | Gone) -> None:
         if not key.startswith(cursor.prefix):
             return
-        cut = key.find(cursor.delimiter, len(cursor.prefix)) if cursor.delimiter else -1
-        entry = key if cut < 0 else key[: cut + len(cursor.delimiter)]
+        entry, grouped = _entry(cursor, key)
         if isinstance(seen, Gone):
-            if cut < 0:
+            if not grouped:
                 entries.pop(entry, None)
             return
         if entry not in entries and (entry in cursor.told or not self._in_range(cursor, page, key, entry)):
             return
-        entries[entry] = seen if cut < 0 else None
+        entries[entry] = None if grouped else seen
 
     def _in_range(self, cursor: _Cursor, page: Page, key: str, entry: str) -> bool:
         """Whether it is to be told with this page of the bucket although the bucket does not."""
@@ -220,11 +220,35 @@ class Overlay:
             return False
         return page.token is None or _bound(page, cursor.low).passed(entry, cursor.order)
 
-    def _candidates(
-        self, cursor: _Cursor, high: _Bound | None, listed: list[str]
-    ) -> Iterator[tuple[str, "Listed | Gone"]]:
-        """What is pending of what the page lists, and what may be in its range."""
-        yield from self._pending.listed(cursor.prefix)
+    def _candidates(self, cursor: _Cursor, high: _Bound | None) -> Iterator[tuple[str, Listed | Gone]]:
+        """What is pending of what the page lists, what may be in its range, and maybe more; of a group whose key is
+        told, not all."""
+        if cursor.order == "tree":
+            yield from self._pending.listed(cursor.prefix)
+            return
+        low = cursor.start_after if cursor.low is None else cursor.low.utf8
+        yield from self._ascending(cursor, cursor.prefix, low, None if high is None else high.utf8)
+        if cursor.order is None and high is not None:
+            for at in range(len(cursor.prefix), len(high.tree)):
+                if "\0" < high.tree[at] < "/":
+                    # Below this directory the tree is through already, although in UTF-8 it comes later.
+                    yield from self._ascending(cursor, high.tree[:at].replace("\0", "/") + "/", "", None)
+
+    def _ascending(
+        self, cursor: _Cursor, stem: str, after: str, last: str | None
+    ) -> Iterator[tuple[str, Listed | Gone]]:
+        """What is pending below `stem` and above `after`, up to the entry `last`."""
+        again = True
+        while again:
+            again = False
+            for key, seen in self._pending.listed(stem, after):
+                entry, grouped = _entry(cursor, key)
+                if last is not None and entry > last:
+                    return
+                yield key, seen
+                if grouped and isinstance(seen, Listed):
+                    after, again = entry + _BEHIND, True
+                    break
 
     def _step(self, cursor: _Cursor, page: Page, entries: dict[str, Entry]) -> None:
         """On to the bucket's next page."""
@@ -242,6 +266,12 @@ class Overlay:
         if len(self._cursors) > CURSORS_MAX:
             self._cursors.popitem(last=False)
         return token
+
+
+def _entry(cursor: _Cursor, key: str) -> tuple[str, bool]:
+    """What a listing tells of a key: itself, or the common prefix that it is in; which of them."""
+    cut = key.find(cursor.delimiter, len(cursor.prefix)) if cursor.delimiter else -1
+    return (key, False) if cut < 0 else (key[: cut + len(cursor.delimiter)], True)
 
 
 def _ranked(key: str) -> str:

@@ -160,3 +160,30 @@ def test_a_key_is_listed_once_whatever_lands_between_the_pages_and_within_one(
     for entry in found:
         if isinstance(entry, Listed):
             assert entry.etag == mount.truth[entry.key]
+
+
+def listed(mount: Mount, prefix: str, max_keys: int = 1000) -> list[str]:
+    return [name(entry) for entry in trio.run(mount.listing, prefix, "/", max_keys)]
+
+
+def test_a_directory_of_which_everything_goes_is_hidden_and_asked_for_only_then() -> None:
+    mount = Mount("utf8")
+    for key in ("a/", "a/x", "b/x", "c"):
+        mount.place(key)
+    mount.delete("a/")
+    assert listed(mount, "") == ["c", "a/", "b/"]
+    assert mount.store.counts["list"] == 2
+    mount.delete("a/x")
+    assert listed(mount, "") == ["c", "b/"]
+    assert mount.store.counts["list"] == 4
+    mount.put("a/y")
+    assert listed(mount, "") == ["c", "a/", "b/"]
+    assert mount.store.counts["list"] == 5
+
+
+def test_what_waits_in_an_empty_bucket_is_listed_page_by_page_for_one_request() -> None:
+    mount = Mount("utf8")
+    for number in range(25):
+        mount.put(f"d/{number:02}")
+    assert listed(mount, "d/", 10) == [f"d/{number:02}" for number in range(25)]
+    assert mount.store.counts["list"] == 1
