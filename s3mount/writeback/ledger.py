@@ -30,6 +30,8 @@ class Table:
         self.named: dict[int, Operation] = {}
         self._made: dict[Version, Operation] = {}
         self._moving: dict[Version, list[str]] = {}
+        # Deletions beside the operation that their records made, by each of those records.
+        self._beside: dict[int, set[Operation]] = {}
         # During a replay: what is said of operations that were begun, by their names.
         self.begun: dict[int, dict[str, Any]] = {}
 
@@ -52,6 +54,12 @@ class Table:
         if operation.kind != "delete":
             self._made[operation.key, operation.etag] = operation
         self._moves(operation)
+        sharing = {other for seq in operation.seqs for other in self._beside.get(seq, ())} if instead else set()
+        for other in sharing:
+            self._add_records(other, operation)
+        if operation.seq < 0:
+            for seq in operation.seqs:
+                self._beside.setdefault(seq, set()).add(operation)
 
     def remove(self, operation: Operation) -> None:
         """It is over; nothing is told of what it was."""
@@ -122,7 +130,7 @@ class Table:
     @property
     def idle(self) -> bool:
         """Whether nothing is left of any operation."""
-        return not (len(self.order) or self.named or self._made or self._moving) and self.holdings.idle
+        return not (len(self.order) or self.named or self._made or self._moving or self._beside) and self.holdings.idle
 
     def _landed_version(self, operation: Operation, stored: Stored | None) -> None:
         key, headers = operation.key, operation.headers
@@ -230,6 +238,9 @@ class Table:
         self.holdings.hold(more)
         self.holdings.release(before)
         other.seqs = more.seqs
+        if other.seq < 0:
+            for seq in other.seqs:
+                self._beside.setdefault(seq, set()).add(other)
 
     def _flat(self, content: Content) -> Iterator[Piece]:
         for piece in content:
@@ -254,6 +265,11 @@ class Table:
 
     def _unlist(self, operation: Operation) -> None:
         del self.named[operation.seq]
+        if operation.seq < 0:
+            for seq in operation.seqs:
+                self._beside[seq].discard(operation)
+                if not self._beside[seq]:
+                    del self._beside[seq]
         if operation.kind != "delete":
             del self._made[operation.key, operation.etag]
         self._unmove(operation)
