@@ -165,7 +165,7 @@ async def test_a_body_larger_than_the_bound_is_alone_and_others_have_their_turn(
         room.give(taken)
 
     async with trio.open_nursery() as nursery:
-        for name, size in (("first", 60), ("huge", 1000), ("small", 10), ("last", 90)):
+        for name, size in (("first", 60), ("huge", 1000), ("small", 10), ("last", 95)):
             nursery.start_soon(come, name, size)
             await trio.testing.wait_all_tasks_blocked()
     assert came == ["first", "huge", "small", "last"]
