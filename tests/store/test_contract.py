@@ -9,6 +9,7 @@ import trio
 
 from s3mount import errors
 from s3mount.config import MIB
+from s3mount.store import parts
 from s3mount.store.base import ABSENT, Body, Condition, Headers, ObjectInfo, ObjectStore, Part
 from tests.running import run_trio
 from tests.store.conftest import made_place
@@ -459,6 +460,17 @@ async def test_the_parts_of_an_upload_are_listed_by_number_with_what_they_are(pl
             await store.abort_upload(opened)
         with pytest.raises(errors.NoSuchUpload):
             await store.list_parts(upload)
+
+
+@run_trio
+async def test_a_list_of_parts_has_all_its_pages(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PARTS_A_PAGE", 2)
+    async with place.open() as store:
+        upload = await store.create_upload("dir/m", NO_HEADERS)
+        # Without gaps: moto counts parts where S3 goes by their numbers.
+        stored = [await store.upload_part(upload, number, (b"x" * number,)) for number in range(1, 6)]
+        assert await store.list_parts(upload) == tuple(stored)
+        await store.abort_upload(upload)
 
 
 @run_trio
