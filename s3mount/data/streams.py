@@ -141,7 +141,11 @@ class Strides:
         pieces = []
         for number in range(self.ahead_steps + 1, steps + 1):
             start = self.start + number * self._step
-            piece = max(start, 0), min(start + self._length, size)
+            stop = start + self._length
+            if abs(self._step) < self._length:
+                # Steps shorter than their pieces: each brings only what is not in the one before.
+                start, stop = (stop - self._step, stop) if self._step > 0 else (start, start - self._step)
+            piece = max(start, 0), min(stop, size)
             if piece[0] < piece[1]:
                 pieces.append(piece)
         self.ahead_steps = max(self.ahead_steps, steps)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s3mount.config import KIB, MIB
@@ -221,6 +221,7 @@ PATTERNS = st.sampled_from(["on", "back", "step", "jump"])
     st.sampled_from(COUNTS),
     st.integers(1, 300 * MIB),
 )
+@example([(0, "on", 1), (0, "on", 30)], MIB, 200 * KIB, 4, 1_490_082)  # steps shorter than their pieces
 def test_whatever_is_read_nothing_is_fetched_beyond_the_file_and_no_more_than_the_budget(
     turns: list[tuple[int, str, int]], each: int, budget: int, lanes: int, size: int
 ) -> None:
