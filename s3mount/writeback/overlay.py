@@ -227,6 +227,7 @@ class Overlay:
             yield from self._pending.listed(cursor.prefix)
             return
         low = cursor.start_after if cursor.low is None else cursor.low.utf8
+        low = max(low, cursor.shown or "")
         yield from self._ascending(cursor, cursor.prefix, low, None if high is None else high.utf8)
         if cursor.order is None and high is not None:
             for at in range(len(cursor.prefix), len(high.tree)):
