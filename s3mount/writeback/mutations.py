@@ -64,8 +64,13 @@ class Mutations:
             check_key(target)
             self._check(target, condition)
             seen = self._found(source, version.etag)
+            # S3 keeps the etag of a copy, too; and what is only described anew keeps its place in the caches.
+            etag = version.etag if source == target else self._new_etag()
             if headers is not None and seen is not None and seen.headers is not None:
                 headers = replace(headers, tags=seen.headers.tags)
+            if seen is not None and seen.headers is not None and all(piece.home is None for piece in seen.content):
+                with self._pending.pinned(seen.content):
+                    return await self._put(target, seen.content, headers or seen.headers, condition, etag=etag)
             return await self._record(
                 metas.copy_meta(
                     source,
@@ -74,8 +79,7 @@ class Mutations:
                     size=version.size,
                     headers=headers,
                     condition=self._for_bucket(target, condition),
-                    # S3 keeps the etag of a copy, too; and what is only described anew keeps its place in the caches.
-                    etag=version.etag if source == target else self._new_etag(),
+                    etag=etag,
                     at_ns=self._now_ns(),
                 )
             )
@@ -157,7 +161,14 @@ class Mutations:
     # inside
 
     async def _put(
-        self, key: str, pieces: Sequence[metas.Part], headers: Headers, condition: Condition, *, body: Body = ()
+        self,
+        key: str,
+        pieces: Sequence[metas.Part],
+        headers: Headers,
+        condition: Condition,
+        *,
+        body: Body = (),
+        etag: str | None = None,
     ) -> Stored:
         check_key(key)
         self._check(key, condition)
@@ -167,7 +178,7 @@ class Mutations:
                 headers=headers,
                 condition=self._for_bucket(key, condition),
                 size=pieces[-1].stop if pieces else 0,
-                etag=self._new_etag(),
+                etag=etag or self._new_etag(),
                 at_ns=self._now_ns(),
                 pieces=pieces,
             ),
@@ -205,7 +216,7 @@ class Mutations:
 
     def _named(self, key: str, etag: str) -> str:
         """A version as the journal names it: an alias does not outlive us."""
-        return etag if self._pending.find(key) is not None else self._pending.real_etag(key, etag)
+        return self._pending.real_etag(key, etag)
 
     def _new_etag(self) -> str:
         self._serial += 1

@@ -326,7 +326,8 @@ class Sender:
             return
         self._trouble.succeeded()
         if isinstance(fate, Landed):
-            await self._write(metas.done_meta(operation, fate.stored), False)
+            over = self._pending.ending(operation)
+            await self._write(metas.done_meta(operation, fate.stored, over=over), False)
             following = self._urgent.intersection(operation.dependents)
             self._over(operation)
             self._sent += 1

@@ -175,7 +175,8 @@ class WriteBack:
         if start >= seen.size:
             raise RangeNotSatisfiable(f"{key!r} has {seen.size} bytes", code="InvalidRange", status=416)
         size = min(len(into), seen.size - start)
-        found = await self.reading.read(seen.content, start, into[:size])
+        with pending.pinned(seen.content):
+            found = await self.reading.read(seen.content, start, into[:size])
         if arrived is not None:
             arrived(size)
         return await self._describe(seen, found)

@@ -60,7 +60,6 @@ PURE = (
     "writeback.pending",
     "writeback.records",
     "writeback.references",
-    "writeback.restoring",
     "writeback.slices",
     "data.belief",
     "data.extents",

@@ -14,7 +14,7 @@ from s3mount.writeback import metas
 from s3mount.writeback.metas import Meta, Named, Own, Part
 from s3mount.writeback.operations import Content, Operation, Place
 from s3mount.writeback.pending import Gone, Pending, Seen
-from s3mount.writeback.restoring import Record, restore
+from tests.unit.restoring import Record, restore
 
 KEYS = ["a", "b", "d/", "d/.s3mount-attrs", "d/x", "d/e/", "d/e/y", ".s3mount-attrs"]
 ACTS = [
