@@ -189,6 +189,28 @@ async def test_a_journal_that_is_full_stops_sending_and_loses_nothing() -> None:
     assert dict(life.store.counts) == {"put": 1}
 
 
+@run_virtual
+async def test_what_has_landed_keeps_its_bytes_until_the_journal_says_so() -> None:
+    life = Life()
+    full = True
+
+    async def fail(meta: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        if full and "done" in meta:
+            raise JournalFull("no room")
+
+    life.log.hook = fail
+    async with life.daemon():
+        life.put("k", b"x", ABSENT)
+        await trio.sleep(100)
+        assert life.store.body("k") == b"x"
+        assert life.pending.files == 1
+        full = False
+        await idle(life)
+    assert life.pending.idle
+    assert dict(life.store.counts) == {"put": 1}
+
+
 # Settling.
 
 
