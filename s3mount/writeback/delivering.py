@@ -98,12 +98,13 @@ class Delivering:
         steps = await self._resuming.steps(operation)
         if self.looks_first(operation, trial):
             info = await look(self._real, operation.key)
-            if info is not None and trial.doubted and await self._recognising.is_put(operation, info, steps):
-                return Landed(_stored(info))
-            expected = self._expected(operation, info)
-            if expected is None:
-                return await self._parting.part(operation)
-            condition = expected
+            if not _is_marker(operation) or (info is not None and info.size):
+                if info is not None and trial.doubted and await self._recognising.is_put(operation, info, steps):
+                    return Landed(_stored(info))
+                expected = self._expected(operation, info)
+                if expected is None:
+                    return await self._parting.part(operation)
+                condition = expected
         trial.doubted = False
         try:
             return Landed(await self._resuming.send(operation, trial, steps, condition))
@@ -218,6 +219,12 @@ def home_of(operation: Operation) -> Home:
     home = operation.content[0].home
     assert home is not None
     return home
+
+
+def _is_marker(operation: Operation) -> bool:
+    """A store may answer for a marker that is not there when there are keys below it (SeaweedFS does), and putting one
+    once more harms nobody: so it is put, whatever a look has found, but for somebody's bytes."""
+    return operation.key.endswith("/") and not operation.size and operation.condition == ALWAYS
 
 
 def _stored(info: ObjectInfo) -> Stored:

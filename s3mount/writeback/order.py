@@ -268,7 +268,8 @@ class Order:
 
 
 def _guards(key: str) -> Iterator[str]:
-    """The markers and flags of the directories that the key is in."""
+    """The markers and flags of the directories that the key is in; of a marker its own directory's flag as well:
+    SeaweedFS loses a marker that it stores while the directory comes to be by another key."""
     if key != FLAG:
         yield FLAG
     at = key.find("/")
@@ -276,8 +277,8 @@ def _guards(key: str) -> Iterator[str]:
         directory = key[: at + 1]
         if directory != key:
             yield directory
-            if directory + FLAG != key:
-                yield directory + FLAG
+        if directory + FLAG != key:
+            yield directory + FLAG
         at = key.find("/", at + 1)
 
 

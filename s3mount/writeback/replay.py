@@ -204,6 +204,15 @@ class Attempt(Generic[P]):
             if piece.place is not None
         }
 
+    def _users(self, place: tuple[int, int]) -> set[int]:
+        """The records of a body, and of operations that have bytes of it: an upload's parts have records of their own."""
+        found = {self._seqs[place]}
+        for operation in self.pending.operations:
+            places = (piece.place for piece in operation.content if piece.place is not None)
+            if any((one.segment, one.offset) == place for one in places):
+                found.update(operation.seqs)
+        return found
+
     def _let_go_of_unused(self) -> None:
         """Bodies that no content has, as those of uploads that came to nothing."""
         used = self._used()
@@ -227,9 +236,12 @@ class Attempt(Generic[P]):
         for place in self._used():
             where = held[place].record.place if place in held else None
             if where is None:
-                gone.add(self._seqs[place])
+                gone |= self._users(place)
             elif not body_is_good(read := reader(self._disk, where.segment), where):
-                (gone if is_blank(read, where.offset, where.offset + where.size) else bad).add(self._seqs[place])
+                if is_blank(read, where.offset, where.offset + where.size):
+                    gone |= self._users(place)
+                else:
+                    bad.add(self._seqs[place])
         if bad or (gone and self._journal.damage is None):
             self._journal.cut(min(bad or gone))
         self._journal.gone |= gone

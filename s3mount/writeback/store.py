@@ -8,16 +8,13 @@ upload that ends changes nothing for those who look.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 import trio
 
-from s3mount.errors import (
-    NotFound,
-    RangeNotSatisfiable,
-    Unavailable,
-)
+from s3mount.errors import NotFound, RangeNotSatisfiable, S3MountError, Unavailable
 from s3mount.store.base import (
     ALWAYS,
     Body,
@@ -31,7 +28,7 @@ from s3mount.store.base import (
     Undeleted,
     Upload,
 )
-from s3mount.store.outage import Outage
+from s3mount.store.outage import PROBE_SECONDS, Outage
 from s3mount.writeback.contents import Reading
 from s3mount.writeback.mutations import Mutations, Named, precondition
 from s3mount.writeback.operations import Content, Home
@@ -113,11 +110,19 @@ class WriteBack:
 
     async def settle(self, key: str) -> None:
         """Return when what was acknowledged of the key is in the bucket. Raises what keeps it out."""
+        await self._look(key)
         await self._sender.settle(key)
 
     async def settle_below(self, prefix: str) -> None:
         """The same of all keys below."""
+        await self._look(prefix)
         await self._sender.settle_below(prefix)
+
+    async def _look(self, name: str) -> None:
+        """An outage may be over and nobody have noticed: who waits for the bucket is not sent away unasked."""
+        if self.away:
+            with trio.move_on_after(PROBE_SECONDS), suppress(S3MountError):
+                await self._real.list_page(name, max_keys=1)
 
     # reading
 
