@@ -1,9 +1,10 @@
 """Which operation waits for which, and which may be sent. Synchronous; knows no content and no rule of joining.
 
 An operation waits for earlier ones that touch a key which one of the two changes; below a directory, for the puts of
-its marker and flag and its parents'; the removal of a marker or flag, for all that is below that directory. One that is
-parked keeps only those waiting that touch its keys. Edges go to what was there before, so there are no cycles; an
-operation that takes another's place in front of a third takes it unless it waits for that third itself.
+its marker and flag and its parents'; the removal of a marker or flag, for all that is below that directory. Stores that
+keep a tree have a name for a file or for a directory, not for both: what makes the one waits for what changes the
+other. One that is parked keeps only those waiting that touch its keys. Edges go to what was there before, so there
+are no cycles; an operation that takes another's place in front of a third takes it unless it waits for that third.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -237,6 +238,13 @@ class Order:
                 writer = self.writer(guard)
                 if writer is not None and writer.state != "parked" and writer.key == guard and writer.kind != "delete":
                     found.add(writer)
+            for file in _files_above(key):
+                writer = self.writer(file)
+                if writer is not None and writer.state != "parked":
+                    found.add(writer)
+        if operation.kind != "delete" and not operation.key.endswith("/"):
+            for key in self.keys(operation.key + "/"):
+                found.update(other for other in self._writers[key] if other.state != "parked")
         lost = operation.key if operation.kind == "delete" else operation.source
         directory = _directory(lost) if lost is not None else None
         if directory is not None:
@@ -279,6 +287,15 @@ def _guards(key: str) -> Iterator[str]:
             yield directory
         if directory + FLAG != key:
             yield directory + FLAG
+        at = key.find("/", at + 1)
+
+
+def _files_above(key: str) -> Iterator[str]:
+    """The files that would have to go before the key's directories can be, in a tree."""
+    at = key.find("/")
+    while at >= 0:
+        if at:
+            yield key[:at]
         at = key.find("/", at + 1)
 
 

@@ -126,7 +126,8 @@ class Overlay:
                 delimiter=cursor.delimiter,
                 start_after=cursor.start_after if cursor.token is None else "",
                 token=cursor.token,
-                max_keys=limit,
+                # Of a page that is laid over little may be left.
+                max_keys=limit if next(self._pending.listed(cursor.prefix), None) is None else PAGE_MAX,
             )
             self._learn(cursor, cursor.page)
             if cursor.shown is None:

@@ -205,7 +205,7 @@ class Attempt(Generic[P]):
         }
 
     def _users(self, place: tuple[int, int]) -> set[int]:
-        """The records of a body, and of operations that have bytes of it: an upload's parts have records of their own."""
+        """The record of a body, and those of operations that have bytes of it: parts have records of their own."""
         found = {self._seqs[place]}
         for operation in self.pending.operations:
             places = (piece.place for piece in operation.content if piece.place is not None)

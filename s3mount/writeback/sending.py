@@ -37,6 +37,8 @@ from s3mount.writeback.trial import Landed, Trial
 log = logging.getLogger(__name__)
 
 SENDS_MAX = 16
+GATHER_SECONDS = 1.0
+"""Deletions that are due wait so long for others, if anything is held at all: a thousand cost one request."""
 DELETE_BATCHES_MAX = 2
 """At a time: what comes meanwhile goes with the next."""
 BUG_FAILURES = 10
@@ -62,7 +64,7 @@ class Sender:
     ) -> None:
         # The mutable state: trials of operations that were begun and are not over; those under way; what is ready, as
         # it was when it was last asked for, deletions apart, and whether something changed since; those that somebody
-        # waits for; batches of deletions under way; counts.
+        # waits for; batches of deletions under way, and until when the next one gathers; counts.
         self._log = journal
         self._pending = pending
         self._outage = outage
@@ -84,6 +86,8 @@ class Sender:
         self._stale = True
         self._urgent: set[Operation] = set()
         self._sends = self._delete_batches = 0
+        self._gather_seconds = min(GATHER_SECONDS, config.write_back_delay_seconds)
+        self._gathers_until = inf
         self._sent = self._conflicts = 0
         self._trouble = Trouble()
         self._waits_for_store = False
@@ -213,7 +217,7 @@ class Sender:
         if self._sends >= sends_max:
             return inf
         due = self._pending.next_due()
-        times = [trial.retry_at for trial in self._trials.values()]
+        times = [self._gathers_until, *(trial.retry_at for trial in self._trials.values())]
         times += [] if due is None else [due]
         # What is due already waits for something that will change.
         return min((time for time in times if time > now), default=inf)
@@ -235,12 +239,21 @@ class Sender:
         return [(operation, self._trial(operation)) for operation in found]
 
     def _take(self, now: float) -> list[Operation]:
-        if self._delete_batches < DELETE_BATCHES_MAX:
+        if self._delete_batches < DELETE_BATCHES_MAX and self._have_gathered(now):
+            self._gathers_until = inf
             found = list(self._taken(self._deletions, now, BATCH_MAX))
             if found:
                 self._delete_batches += 1
                 return found
         return list(self._taken(self._ready, now, 1))
+
+    def _have_gathered(self, now: float) -> bool:
+        """Whether deletions wait no longer for company."""
+        return (
+            now >= self._gathers_until
+            or len(self._deletions) >= BATCH_MAX
+            or not self._urgent.isdisjoint(self._deletions)
+        )
 
     def _taken(self, queue: deque[Operation], now: float, most: int) -> Iterator[Operation]:
         while queue and most:
@@ -255,6 +268,8 @@ class Sender:
         ready = dict.fromkeys([*self._urgent, *self._pending.ready(now), *self._trials])
         chosen = [operation for operation in ready if self._may_go(operation, now)]
         self._deletions = deque(operation for operation in chosen if operation.kind == "delete")
+        if self._deletions and self._gathers_until == inf:
+            self._gathers_until = now + self._gather_seconds
         self._ready = deque(operation for operation in chosen if operation.kind != "delete")
 
     def _may_go(self, operation: Operation, now: float) -> bool:

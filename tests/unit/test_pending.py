@@ -319,3 +319,26 @@ def test_hurry_makes_an_operation_due_with_what_it_waits_for() -> None:
     assert table.pending.hurry("d/f", below=False) == [file]
     assert [operation.key for operation in table.pending.ready(0.0)] == ["d/"]
     assert table.pending.next_due() == 0.0
+
+
+def test_a_directory_waits_until_the_file_of_its_name_is_gone() -> None:
+    table = Table()
+    gone = table.delete("d", Condition(etag='"file"'))
+    table.put("d/")
+    table.put("d/f")
+    assert table.ready() == ["delete d"]
+    assert gone is not None
+    table.land(gone)
+    assert table.ready() == ["put d/"]
+
+
+def test_a_file_waits_until_what_was_in_the_directory_of_its_name_is_gone() -> None:
+    table = Table()
+    inside, marker = table.delete("d/f", Condition(etag='"file"')), table.delete("d/")
+    assert inside is not None
+    assert marker is not None
+    table.put("d")
+    table.land(inside)
+    assert table.ready() == ["delete d/"]
+    table.land(marker)
+    assert table.ready() == ["put d"]

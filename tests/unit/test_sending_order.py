@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from s3mount.errors import AccessDenied, JournalFull, NoSuchBucket, Stale, StoreError, Unavailable
-from s3mount.store.base import ABSENT
+from s3mount.store.base import ABSENT, Condition
 from s3mount.store.outage import Outage
 from tests.memory_store import Call
 from tests.running import run_virtual
@@ -355,3 +355,17 @@ async def test_a_marker_whose_time_moves_with_what_is_below_it_goes_all_the_same
     async with life.daemon():
         await idle(life)
     assert "d/" not in life.store.objects
+
+
+@run_virtual
+async def test_deletions_that_come_one_after_another_go_in_few_requests() -> None:
+    life = Life(delay_seconds=1.0)
+    for number in range(1000):
+        life.store.place(f"k{number}")
+    async with life.daemon():
+        for number in range(1000):
+            life.delete(f"k{number}", Condition(etag=life.store.objects[f"k{number}"].etag))
+            await trio.sleep(0.005)
+        await idle(life)
+    assert not life.store.objects
+    assert 5 <= life.store.counts["delete_many"] <= 7

@@ -85,6 +85,7 @@ class Life:
         self.log = MemoryLog()
         self.delay_seconds = delay_seconds
         self.pending = self._pending()
+        config = {"write_back_delay_seconds": delay_seconds, **config}
         self.config = Config(bucket="b", **config)  # type: ignore[arg-type]
         self.buffers = Buffers(idle_max_bytes=1 << 24)
         self.kept = CopiesKept()
