@@ -369,3 +369,18 @@ async def test_deletions_that_come_one_after_another_go_in_few_requests() -> Non
         await idle(life)
     assert not life.store.objects
     assert 5 <= life.store.counts["delete_many"] <= 7
+
+
+@run_virtual
+async def test_deletions_that_somebody_comes_to_wait_for_while_they_gather_are_sent_once() -> None:
+    life = Life(delay_seconds=1.0)
+    for number in range(3):
+        life.store.place(f"k{number}")
+    async with life.daemon() as sender:
+        for number in range(3):
+            life.delete(f"k{number}", Condition(etag=life.store.objects[f"k{number}"].etag))
+        await trio.sleep(1.5)
+        await sender.settle_below("")
+    assert not life.store.objects
+    assert [call.operation for call in life.store.calls] == ["delete_many"]
+    assert life.pending.idle
