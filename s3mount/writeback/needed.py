@@ -3,7 +3,8 @@
 A record of an operation is held until `over`, a body until `free`, a fact about an operation as long as that one. What
 is over is let go when everything that was appended before is durable, for what made it over is among that. And it is
 held on while an operation is live that came after it and before its end: that one may speak of the version which it
-made. A segment of which nothing is held can go, the oldest first: so a later fact never goes before what it is about.
+made. What came to be over with it is held as long, for one of these is its end: a deletion that left nothing of a put.
+A segment of which nothing is held can go, the oldest first: so a later fact never goes before what it is about.
 """
 
 from bisect import bisect_right
@@ -49,7 +50,7 @@ class Hole(NamedTuple):
 class Held:
     """One record that is needed. `place` is its body's name for good: where that lay first."""
 
-    __slots__ = ("freed", "over", "place", "record", "seq", "sort", "until")
+    __slots__ = ("freed", "over", "place", "record", "seq", "since", "sort", "until")
 
     def __init__(self, seq: int, record: Record, place: Place | None, sort: Sort) -> None:
         self.seq = seq
@@ -60,6 +61,8 @@ class Held:
         self.freed = record.place is None
         self.until = 0
         """The last seq there was when it came to be over."""
+        self.since = seq
+        """The first seq of those that came to be over with it."""
 
     @property
     def size(self) -> int:
@@ -164,12 +167,24 @@ class Holdings:
 
     def let_go(self, *, durable_seq: int) -> None:
         """What waited for this seq."""
+        ended: list[Held] = []
+        freed: list[Place] = []
+        first: dict[int, int] = {}
         while self._waiting and self._waiting[0][0] <= durable_seq:
             last_seq, seq, place = self._waiting.popleft()
             if place is not None:
-                self._free(place)
-            elif seq is not None:
-                self._over(seq, last_seq)
+                freed.append(place)
+            held = None if seq is None else self._held.get(seq)
+            if held is not None and not held.over:
+                held.over, held.until = True, last_seq
+                self._live.pop(held.seq, None)
+                first[last_seq] = min(held.seq, first.get(last_seq, held.seq))
+                ended.append(held)
+        for held in ended:
+            held.since = first[held.until]
+            self._over(held)
+        for place in freed:
+            self._free(place)
 
     def take_holes(self, *, proven_seq: int) -> list[Hole]:
         """Those that can be given back now."""
@@ -224,14 +239,9 @@ class Holdings:
     def _is_told(self, held: Held) -> bool:
         return not held.over or held.seq in self._kept
 
-    def _over(self, seq: int, last_seq: int) -> None:
-        held = self._held.get(seq)
-        if held is None or held.over:
-            return
-        held.over, held.until = True, last_seq
-        self._live.pop(seq, None)
-        if self._live and next(reversed(self._live)) > seq:
-            self._kept[seq] = held
+    def _over(self, held: Held) -> None:
+        if self._live and next(reversed(self._live)) > held.since:
+            self._kept[held.seq] = held
         else:
             self._drop(held)
 
@@ -255,7 +265,7 @@ class Holdings:
         """Let go what was held for later operations that are over now, too."""
         live = list(self._live)
         for seq, held in list(self._kept.items()):
-            after = bisect_right(live, seq)
+            after = bisect_right(live, held.since)
             if after == len(live) or live[after] > held.until:
                 del self._kept[seq]
                 self._drop(held)

@@ -67,9 +67,11 @@ class Removing:
         info = await look(self._real, operation.key)
         if info is None:
             return Landed(None)
-        # An empty marker is no content, and SeaweedFS gives it a new time with each change below (measured).
-        marker = operation.key.endswith("/") and not info.size
-        if operation.condition == ALWAYS and (marker or self._delivering.is_older(operation, info)):
+        if operation.condition == ALWAYS and operation.key.endswith("/") and not info.size:
+            # An empty marker is no content. SeaweedFS gives it a new time with each change below, and answers for one
+            # that is not there with an etag that it takes as no condition (measured).
+            return ALWAYS
+        if operation.condition == ALWAYS and self._delivering.is_older(operation, info):
             return Condition(etag=info.etag)
         return _left_alone(operation)
 
