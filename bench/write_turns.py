@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -260,11 +260,11 @@ def rows(load: Load) -> list[Row]:
     ]
 
 
-def report(load: Load, figures: Figures) -> bool:
+def report(rows: Sequence[Row], figures: Figures) -> bool:
     """Print the table; whether every target was met."""
     print(f"{'medians of turns':30} {'mount':>13} {'beside':>13} {'':7} {'ratio':>6} {'target':>8}   turns")
     met = True
-    for row in rows(load):
+    for row in rows:
         ours, theirs = figures.get(row.ours, []), figures.get(row.theirs, [])
         if not ours or (row.theirs and not theirs):
             continue
@@ -311,7 +311,7 @@ def main() -> int:
             boto(server).put_object(Bucket=BUCKET, Key="warm", Body=b"warm")  # grows the volumes
             bench = Bench(load, server, work, environment_of(server), rclone)
             measure(bench, parts)
-            return 0 if report(load, bench.figures) else 1
+            return 0 if report(rows(load), bench.figures) else 1
         finally:
             server.stop()
 

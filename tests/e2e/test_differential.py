@@ -6,18 +6,17 @@ among so many seeds (17:1: one seed); DIFFERENTIAL_KINDS names what is drawn, of
 
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.differential import SHOWS_ATTRIBUTES, names_of, steps_of
-from tests.e2e.driver import SHOWN_OPERATIONS, Differs, Driver
+from tests.e2e.driven import Driven, check_bucket
+from tests.e2e.driver import Differs, Driver
 from tests.e2e.elsewhere import LIFETIME_SECONDS
 from tests.e2e.kinds import ELSEWHERE
-from tests.e2e.mounting import ROOT, Mounted, Mounts, Place, hear, say
-from tests.e2e.sides import DIRECTORY, LINK, Side, Tree, attribute_differences, tree
+from tests.e2e.mounting import Mounts
+from tests.e2e.sides import DIRECTORY, LINK, Side, attribute_differences, tree
 
 FIRST, _, COUNT = os.environ.get("DIFFERENTIAL_SEEDS", "1:5").partition(":")
 SEEDS = range(int(FIRST), int(FIRST) + int(COUNT or 1))
@@ -168,37 +167,8 @@ def test_the_driver_finds_a_planted_difference(tmp_path: Path, kind: type[Side],
     assert len(str(found.value).splitlines()) > 5
 
 
-def check_bucket(place: Place, expected: Tree) -> None:
-    """The bucket has exactly the files of the oracle's tree, byte for byte, and says which directories exist."""
-    files = {name: stored(found) for name, found in expected.items() if found != DIRECTORY}
-    directories = {name for name, found in expected.items() if found == DIRECTORY}
-    keys = [key for key in place.names() if not any(part.startswith(".s3mount") for part in key.split("/"))]
-    assert place.uploads() == []
-    found = {key: place.get(key) for key in keys if not key.endswith("/")}
-    assert [name for name in sorted({*found, *files}) if found.get(name) != files.get(name)] == []
-    shown = {key.rstrip("/") for key in keys if key.endswith("/")}
-    for key in keys:
-        parts = key.rstrip("/").split("/")
-        shown |= {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-    assert shown - {""} == directories
-
-
-def stored(found: bytes | str) -> bytes:
-    """The body of the object that stands for this: a link's is its target, a FIFO's is empty."""
-    if isinstance(found, bytes):
-        return found
-    return os.fsencode(found[len(LINK) :]) if found.startswith(LINK) else b""
-
-
 def kinds_of(seed: int) -> list[str]:
     return [*KINDS, *XATTR] if seed % 2 else KINDS
-
-
-def command(mounted: Mounted, oracle: Path, trace: Path, seed: int) -> list[str]:
-    place = mounted.place
-    words = [sys.executable, "-m", "tests.e2e.differential", f"--seed={seed}", f"--trace={trace}"]
-    words += [f"--kinds={','.join(kinds_of(seed))}", f"--endpoint-url={place.server.endpoint_url}"]
-    return [*words, f"--bucket={place.bucket}", f"--prefix={place.prefix}", str(mounted.root), str(oracle)]
 
 
 def options(kinds: list[str]) -> list[str]:
@@ -215,40 +185,21 @@ def options(kinds: list[str]) -> list[str]:
 def test_the_mount_answers_as_a_local_directory(mounts: Mounts, tmp_path: Path, seed: int) -> None:
     """Random operations on a mount and on a local directory give the same results, errnos and trees, and the bucket
     holds that tree, also when another client changes it and across remounts; differences are those of DIFFERENCES."""
-    oracle, trace, draws = tmp_path / "oracle", tmp_path / "trace", random.Random(seed)
-    oracle.mkdir(mode=0o755)
+    draws = random.Random(seed)
     mounted = mounts.start(*options(kinds_of(seed)))
-    driver = subprocess.Popen(
-        command(mounted, oracle, trace, seed),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **mounted.place.server.environment()},
-    )
-
-    def take(steps: int) -> None:
-        say(driver, str(steps))
-        if (said := hear(driver)) != "ok":
-            assert driver.stdout is not None
-            rest = driver.stdout.read()
-            driver.wait(60)
-            if not said:
-                rest = "".join(trace.read_text().splitlines(keepends=True)[-SHOWN_OPERATIONS:])
-            pytest.fail(f"{said}\n{rest}\nthe driver's exit status: {driver.returncode}", pytrace=False)
-
+    driven = Driven(mounted, tmp_path, seed, kinds_of(seed))
     try:
         for _ in range(0, STEPS, CHECK_STEPS):
             early = draws.randrange(1, CHECK_STEPS)
-            take(early)
+            driven.take(early)
             mounted.remount()
-            take(CHECK_STEPS - early)
+            driven.take(CHECK_STEPS - early)
             mounted.remount()
-            expected = tree(oracle)
+            expected = tree(driven.oracle)
             assert tree(mounted.root) == expected, f"after a remount, seed {seed}"
             if SHOWS_ATTRIBUTES & set(KINDS):
-                assert attribute_differences(mounted.root, oracle) == [], f"after a remount, seed {seed}"
+                assert attribute_differences(mounted.root, driven.oracle) == [], f"after a remount, seed {seed}"
             check_bucket(mounts.place, expected)
+            assert mounts.place.uploads() == []
     finally:
-        driver.kill()
-        driver.communicate(timeout=10)
+        driven.end()

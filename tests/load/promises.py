@@ -15,6 +15,9 @@ from hashlib import blake2b
 from typing import Any
 
 DEFAULT_MODE = 0o644
+MODES = (0o600, 0o640, 0o755)
+"""What writers change permissions to."""
+ANY_MODE = frozenset({DEFAULT_MODE, *MODES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Promises:
     complete: dict[Version, str] = field(default_factory=dict)
     """Every version that was to be stored, with the name that it was for."""
     flying: list[Any] | None = None
+    ever: dict[str, Allowed] = field(default_factory=dict)
+    """All that was promised of a name since the last look, and what was there then."""
     acknowledged: int = 0
     acknowledged_bytes: int = 0
     failures: list[tuple[float, int, str]] = field(default_factory=list)
@@ -118,6 +123,7 @@ class Promises:
         self.modes[new] = moved if certain else moved | self._modes(new)
 
     def _set(self, name: str, allowed: Allowed) -> None:
+        self.ever[name] = self.ever.get(name, self._allowed(name)) | allowed
         if allowed == ABSENT:
             self.files.pop(name, None)
         else:
@@ -136,12 +142,14 @@ class Promises:
 
     def check(self, found: Found) -> list[str]:
         """What is not as promised, in words; nothing when all is."""
-        flying = self.in_flight()
         told = [] if self.flying is None else self._check_flying(found)
-        for name in sorted({*self.files, *(name for name in found if not name.endswith("/"))} - flying):
-            if found.get(name) not in self._allowed(name):
-                told.append(self._complaint(name, found.get(name), self._allowed(name)))
-        return told + self._check_directories(found)
+        return told + self.check_acknowledged(found) + self._check_directories(found)
+
+    def check_acknowledged(self, found: Found) -> list[str]:
+        """The same, files only, and but for the call in flight."""
+        names = {*self.files, *(name for name in found if not name.endswith("/"))} - self.in_flight()
+        wrong = [name for name in sorted(names) if found.get(name) not in self._allowed(name)]
+        return [self._complaint(name, found.get(name), self._allowed(name)) for name in wrong]
 
     def claims(self, name: str) -> bool:
         """Whether the writer has made that name, or was about to."""
@@ -156,9 +164,38 @@ class Promises:
             if name not in flying and mode not in self._modes(name)
         ]
 
+    def doubt(self, names: Iterable[str]) -> None:
+        """The latest records of these were damaged: each may be as it was earlier, and nothing else. Of the call in
+        flight nothing is known."""
+        flown: list[tuple[str, Allowed]] = []
+        match self.flying:
+            case ["store", name, size, digest, _]:
+                flown = [(name, frozenset({Version(size, digest)}))]
+            case ["empty", name]:
+                flown = [(name, frozenset({EMPTY}))]
+            case ["unlink", name]:
+                flown = [(name, ABSENT)]
+            case ["rename", old, new]:
+                flown = [(new, self._ever(old)), (old, ABSENT)]
+            case ["move", old, new]:
+                below = self._below(old)
+                flown = [(new + name[len(old) :], self._ever(name)) for name in below]
+                flown += [(name, ABSENT) for name in below]
+        for name, allowed in flown:
+            self.ever[name] = self._ever(name) | allowed
+        self.flying = None
+        for name in {*names, *(name for name, _ in flown)}:
+            self._set(name, self._ever(name))
+            self.modes[name] = ANY_MODE
+        self.directories = dict.fromkeys(self.directories, frozenset({True, False}))
+
+    def _ever(self, name: str) -> Allowed:
+        return self.ever.get(name, self._allowed(name))
+
     def settle(self, found: Found, modes: Mapping[str, int]) -> None:
         """From now on what was found is what is there."""
         self.flying = None
+        self.ever.clear()
         self.failures.clear()
         self.files = {name: frozenset({version}) for name, version in found.items() if not name.endswith("/")}
         self.modes = {name: frozenset({modes[name]}) for name in self.files if name in modes}

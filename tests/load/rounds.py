@@ -21,6 +21,7 @@ from pathlib import Path
 
 from s3mount.data.journal import Entry, _read
 from tests.e2e.mounting import ROOT, Mounted, Place
+from tests.load import journals
 from tests.load.promises import Promises, Version
 from tests.load.seen import Bucket, Figures, below, shown
 
@@ -63,6 +64,11 @@ class Side:
             (lock,) = [Path(path) for path in held if path.endswith("/lock") and "/instances/" in path]
             seen.write_text(str(lock.parent))
         return Path(seen.read_text())
+
+    @property
+    def write_back(self) -> Path:
+        """The directory of its write-back journal, if it has one."""
+        return self.instance / "write-back"
 
     # writers
 
@@ -163,8 +169,8 @@ class Side:
     def papers(self) -> dict[str, bytes]:
         """All that the instance's directory holds, the lock apart."""
         return {
-            path.name: path.read_bytes()
-            for path in sorted(self.instance.iterdir())
+            str(path.relative_to(self.instance)): path.read_bytes()
+            for path in sorted([*self.instance.iterdir(), *self.write_back.glob("*")])
             if path.is_file() and path.name != "lock"
         }
 
@@ -237,7 +243,7 @@ class Rounds:
             told += beside.sends_deletions()
         told += self._recovered(left)
         told += [line for side in self.sides for line in side.logged]
-        told += self._check()
+        told += self.check()
         if told:
             raise Broken(f"round {number}: " + "\n".join(told))
         self.figures.rounds += 1
@@ -273,7 +279,8 @@ class Rounds:
         self.figures.probes_left = len(names) - len(waiting)
         return []
 
-    def _check(self) -> list[str]:
+    def check(self) -> list[str]:
+        """What is not as promised in the bucket; what is there now is what the next round begins with."""
         told = []
         for prefix, bucket in self.buckets.items():
             everything = {
@@ -325,3 +332,5 @@ def keep_logs(sides: list[Side], where: Path) -> None:
             if path.is_file():
                 (where / side.name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, where / side.name / path.name)
+        if side.write_back.exists():
+            (where / side.name / "write-back").write_text(journals.listing(side.write_back))

@@ -34,6 +34,10 @@ class Figures:
     removals_at_kill: int = 0
     probes_left: int = 0
     both_names: int = 0
+    operations_at_kill: int = 0
+    damages: Counter[str] = field(default_factory=Counter)
+    lossy: int = 0
+    """Damages that something acknowledged was lost by."""
 
     def lines(self) -> list[str]:
         def told(counts: Counter[str]) -> str:
@@ -51,6 +55,12 @@ class Figures:
             f"errnos of writers whose daemon was killed: {told(errnos)}",
             f"open at the kills: {there}, and {self.removals_at_kill} deletions acknowledged",
             f"left after the recovery: 0 known uploads, {left}; {self.both_names} renamed files had both names",
+            *([f"journaled at the kills: {self.operations_at_kill} operations"] if self.operations_at_kill else []),
+            *(
+                [f"journals damaged: {told(self.damages)}; {self.lossy} times to somebody's loss"]
+                if self.damages
+                else []
+            ),
         ]
 
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.load.promises import DEFAULT_MODE, version_of
+from tests.load.promises import DEFAULT_MODE, MODES, version_of
 
 MIB = 1024 * 1024
 FILES_MAX = 14
 """Names in use at a time; beyond, something goes first."""
 WRITE_BYTES = 1 * MIB
 CONTEST_NAMES = 40
-MODES = (0o600, 0o640, 0o755)
 
 
 class Writer:
