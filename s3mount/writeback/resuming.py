@@ -16,11 +16,21 @@ from s3mount.config import MIB, Config
 from s3mount.data.grid import Grid, PartRules, SendPart
 from s3mount.data.learning import rules_of
 from s3mount.data.plan import PUT_PARTS, CopyPart, Put, Step, is_plain, plan_upload
-from s3mount.errors import NoSuchUpload, NotFound, NotImplementedByStore, PreconditionFailed, S3MountError
+from s3mount.data.syncing import PARTS_REFUSED
+from s3mount.errors import (
+    BadReply,
+    NoSuchUpload,
+    NotFound,
+    NotImplementedByStore,
+    PreconditionFailed,
+    S3MountError,
+    StoreError,
+)
 from s3mount.store.abilities import Abilities
 from s3mount.store.base import Condition, Headers, ObjectStore, Part, Stored, Upload
 from s3mount.writeback import metas
 from s3mount.writeback.bodies import Bodies, HomeGone, Log
+from s3mount.writeback.failing import passes
 from s3mount.writeback.operations import Home, Operation
 from s3mount.writeback.trial import Trial
 
@@ -92,6 +102,13 @@ class Resuming:
         except NoSuchUpload:
             self._forget(operation, trial)
             raise
+        except StoreError as error:
+            if error.code not in PARTS_REFUSED or trial.anew or not trial.goes_on:
+                raise
+            # A part whose request was given up has landed after its repetition: another upload helps.
+            trial.anew = True
+            await self.give_up(operation, trial)
+            raise NoSuchUpload(str(error), code=error.code, status=error.status) from error
         self._forget(operation, trial)
         return stored
 
@@ -125,7 +142,10 @@ class Resuming:
             self._forget(operation, trial)
             log.info("upload by parts is unknown to the store, all is sent again key=%r", operation.key)
             return
-        except NotImplementedByStore:
+        except S3MountError as error:
+            if passes(error) and not isinstance(error, BadReply):
+                raise
+            log.info("parts of an upload are not listed, all is sent again key=%r reason=%s", operation.key, error)
             await self.give_up(operation, trial)
             return
         trial.upload = upload

@@ -23,9 +23,16 @@ class Trial:
     retry_at: float = 0.0
     goes_on: bool = True
     """Whether the next daemon goes on with an upload by parts; else it aborts it."""
+    anew: bool = False
+    """The store has refused the parts of an upload once, and all of them were to be sent again."""
     upload: Upload | None = None
     """The upload by parts that is open for it."""
     parts: dict[int, Part] = field(default_factory=dict)
+
+    def failed(self, error: S3MountError, now: float) -> None:
+        """What keeps it from the bucket, for those who wait."""
+        self.failing_since = now if self.failing_since is None else self.failing_since
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import trio.testing
 from s3mount.config import MIB
 from s3mount.data.grid import SendPart
 from s3mount.data.plan import CopyPart, Step
-from s3mount.errors import Unavailable
+from s3mount.errors import AccessDenied, BadReply, StoreError, Unavailable
 from s3mount.store.base import ABSENT, Part
 from s3mount.writeback.bodies import Room
 from s3mount.writeback.resuming import usable
@@ -186,3 +186,32 @@ def test_only_parts_that_are_what_would_be_sent_are_kept() -> None:
     assert kept(parts(10, None, 10), copied) == [1]
     assert kept(parts(10, 11, 10), sent) == [1]
     assert kept([Part(9, "e", 10)], sent) == []
+
+
+@pytest.mark.parametrize("code", ["InvalidPart", "InvalidPartOrder", "EntityTooSmall"])
+@run_virtual
+async def test_an_upload_whose_parts_the_store_refuses_begins_anew(code: str) -> None:
+    """A part whose request was given up may land after its repetition."""
+    life = life_of_small_parts()
+    life.store.fail("complete_upload", StoreError("parts", code=code, status=400))
+    body = large(life)
+    async with life.daemon() as sender:
+        await idle(life)
+        assert not sender.spool.parked
+    assert life.store.body("large") == body
+    assert life.store.counts["create_upload"] == 2
+    assert not life.store.uploads
+
+
+@pytest.mark.parametrize("error", [AccessDenied("no", status=403), BadReply("what"), StoreError("?", status=400)])
+@run_virtual
+async def test_an_upload_whose_parts_the_store_does_not_list_begins_anew(error: StoreError) -> None:
+    life = life_of_small_parts()
+    body = large(life)
+    await killed_after(life, PARTS * 6 // 10)
+    life.store.fail("list_parts", error, times=-1)
+    async with life.daemon() as sender:
+        await idle(life)
+        assert not sender.spool.parked
+    assert life.store.body("large") == body
+    assert not life.store.uploads
