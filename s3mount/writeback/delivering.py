@@ -99,7 +99,8 @@ class Delivering:
         if self.looks_first(operation, trial):
             info = await look(self._real, operation.key)
             if not _is_marker(operation) or (info is not None and info.size):
-                if info is not None and trial.doubted and await self._recognising.is_put(operation, info, steps):
+                doubted = trial.doubted and info is not None and not self._was_there(operation, info)
+                if info is not None and doubted and await self._recognising.is_put(operation, info, steps):
                     return Landed(_stored(info))
                 expected = self._expected(operation, info)
                 if expected is None:
@@ -122,6 +123,10 @@ class Delivering:
         if condition == ALWAYS and self.is_older(operation, info):
             return here
         return None
+
+    def _was_there(self, operation: Operation, info: ObjectInfo) -> bool:
+        """Whether it is what an unconditional put was to replace: the bytes may be the same, the attributes are not."""
+        return operation.condition == ALWAYS and not same_metadata(info, operation) and self.is_older(operation, info)
 
     def _wins(self, operation: Operation) -> bool:
         """Whether the user wants the last writer to win: where all bytes are local."""

@@ -290,24 +290,28 @@ class Sender:
         """Write down that they were begun, all at once, and send them."""
         new = [entry for batch in batches for entry in batch if not entry[1].written]
         async with trio.open_nursery() as writing:
-            for operation, _ in new:
-                writing.start_soon(self._write, metas.begun_meta(operation), True)
+            for operation, trial in new:
+                writing.start_soon(self._write, trial, metas.begun_meta(operation), True)
         for _, trial in new:
             trial.written = True
         for batch in batches:
             nursery.start_soon(self._send, batch)
 
-    async def _write(self, fact: dict[str, Any], durable: bool) -> None:
+    async def _write(self, trial: Trial, fact: dict[str, Any], durable: bool) -> None:
         failures = 0
         while True:
             try:
                 await self._log.append(fact, wait=durable)
-                return
+                break
             except (JournalFull, JournalFailed) as error:
                 failures += 1
                 if failures == 1:
                     log.error("the journal takes nothing, what waits is sent when it does reason=%s", error)
+                    trial.failed(error, trio.current_time())
+                    self._settling.look_all()
                 await trio.sleep(backoff_seconds(failures))
+        if failures:
+            trial.failing_since = None
 
     async def _send(self, batch: list[tuple[Operation, Trial]]) -> None:
         deletes = batch[0][0].kind == "delete"
@@ -342,14 +346,14 @@ class Sender:
         self._trouble.succeeded()
         if isinstance(fate, Landed):
             over = self._pending.ending(operation)
-            await self._write(metas.done_meta(operation, fate.stored, over=over), False)
+            await self._write(trial, metas.done_meta(operation, fate.stored, over=over), False)
             following = self._urgent.intersection(operation.dependents)
             self._over(operation)
             self._sent += 1
             self._pending.landed(operation, fate.stored)
             self._go_first(following)
         else:
-            await self._write(metas.parted_meta(operation), False)
+            await self._write(trial, metas.parted_meta(operation), False)
             self._over(operation)
             self._conflicts += 1
             operation.error = Stale(f"{operation.key!r} was changed by another client")
@@ -366,8 +370,7 @@ class Sender:
     def _failed(self, operation: Operation, trial: Trial, error: S3MountError) -> None:
         now = trio.current_time()
         trial.failures += 1
-        trial.failing_since = now if trial.failing_since is None else trial.failing_since
-        trial.error = error
+        trial.failed(error, now)
         trial.doubted = True
         trial.retry_at = now + backoff_seconds(trial.failures)
         self._under_way.discard(operation)
@@ -381,7 +384,7 @@ class Sender:
 
     async def _park(self, operation: Operation, trial: Trial, error: S3MountError) -> None:
         await self._resuming.give_up(operation, trial)
-        await self._write(metas.parked_meta(operation, error), False)
+        await self._write(trial, metas.parked_meta(operation, error), False)
         log.error(
             "the bucket refused what waits, it is kept aside until somebody sees to it kind=%s key=%r reason=%s",
             operation.kind, operation.key, error,

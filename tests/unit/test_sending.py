@@ -1,11 +1,12 @@
 """What was acknowledged reaches the bucket, exactly once, whatever fails on the way (issue 8)."""
 
+import pytest
 import trio
 
-from s3mount.errors import AccessDenied, LostReply, Unavailable
-from s3mount.store.base import ABSENT
+from s3mount.errors import AccessDenied, JournalFull, LostReply, Unavailable
+from s3mount.store.base import ABSENT, Headers
 from tests.running import run_virtual
-from tests.unit.writing_back import Life, idle
+from tests.unit.writing_back import Life, idle, nothing
 
 
 @run_virtual
@@ -83,3 +84,33 @@ async def test_an_outage_ends_and_everything_is_stored_once() -> None:
             life.put(f"k{number}", b"y", ABSENT)
         await idle(life)
     assert len(life.store.keys()) == 20
+
+
+@run_virtual
+async def test_who_waits_is_told_that_the_journal_takes_nothing() -> None:
+    life = Life()
+
+    async def full(_meta: object) -> None:
+        raise JournalFull("the disk is full")
+
+    life.log.hook = full
+    async with life.daemon() as sender:
+        life.put("a", b"hello", ABSENT)
+        with trio.fail_after(600), pytest.raises(Unavailable, match="the disk is full"):
+            await sender.settle("a")
+        life.log.hook = nothing
+        await idle(life)
+        await sender.settle("a")
+    assert life.store.body("a") == b"hello"
+
+
+@run_virtual
+async def test_the_same_bytes_with_other_attributes_are_not_what_a_lost_request_has_stored() -> None:
+    life = Life()
+    life.store.place("a", b"hello", Headers(metadata={"mode": "33188"}))
+    life.store.fail("put", LostReply("?"), when="before")
+    async with life.daemon():
+        life.put("a", b"hello", mode="33152")
+        await idle(life)
+    assert dict(life.store.objects["a"].headers.metadata) == {"mode": "33152"}
+    assert life.store.keys() == ["a"]
