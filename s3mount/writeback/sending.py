@@ -37,6 +37,7 @@ from s3mount.writeback.trial import Landed, Trial
 log = logging.getLogger(__name__)
 
 SENDS_MAX = 16
+BUG_SECONDS = 30.0
 GATHER_SECONDS = 1.0
 """Deletions that are due wait so long for others, if anything is held at all: a thousand cost one request."""
 DELETE_BATCHES_MAX = 2
@@ -318,10 +319,19 @@ class Sender:
         fates = await self._fates(batch)
         async with trio.open_nursery() as nursery:
             for (operation, trial), fate in zip(batch, fates, strict=True):
-                nursery.start_soon(self._ended, operation, trial, fate)
+                nursery.start_soon(self._finish, operation, trial, fate)
         self._sends -= 1
         self._delete_batches -= deletes
         self._changed()
+
+    async def _finish(self, operation: Operation, trial: Trial, fate: Fate) -> None:
+        """A bug in here must not end the mount: the operation is looked at again later."""
+        try:
+            await self._ended(operation, trial, fate)
+        except Exception:
+            log.exception("the end of an operation met a bug key=%r kind=%s", operation.key, operation.kind)
+            self._under_way.discard(operation)
+            trial.doubted, trial.retry_at = True, trio.current_time() + BUG_SECONDS
 
     async def _fates(self, batch: list[tuple[Operation, Trial]]) -> list[Fate]:
         try:
