@@ -29,6 +29,8 @@ class Table:
         # version in the bucket the keys that pending renames will give it, in that order.
         self.named: dict[int, Operation] = {}
         self._made: dict[Version, Operation] = {}
+        # What renames there and back make anew while it is still to land: the name it has instead among versions.
+        self._aside: dict[Operation, Version] = {}
         self._moving: dict[Version, list[str]] = {}
         # Deletions beside the operation that their records made, by each of those records.
         self._beside: dict[int, set[Operation]] = {}
@@ -39,10 +41,17 @@ class Table:
         """The pending operation that makes that version."""
         return self._made.get((key, etag))
 
+    def version(self, operation: Operation) -> Version:
+        """What the operation makes, as homes name it until it lands."""
+        return self._aside.get(operation, (operation.key, operation.etag))
+
     def add(self, operation: Operation, *, instead: Sequence[Operation] = (), bound: Operation | None = None) -> None:
         if said := self.begun.get(operation.seq):
             operation.state = "begun"
             operation.upload_id, operation.part_bytes = said.get("upload"), said.get("part_bytes", 0)
+        made = self._made.get((operation.key, operation.etag)) if operation.kind != "delete" else None
+        if made is not None and made not in instead:
+            self._set_aside(made)
         self.holdings.hold(operation)
         for old in instead:
             self._unlist(old)
@@ -71,11 +80,12 @@ class Table:
     def land(self, operation: Operation, stored: Stored | None) -> None:
         """The bucket has it."""
         later = list(operation.dependents)
+        version = self.version(operation)
         self._unlist(operation)
         if operation.kind == "delete":
             self.aliases.gone(operation.key)
         else:
-            self._landed_version(operation, stored)
+            self._landed_version(operation, version, stored)
         self.order.remove(operation)
         operation.state = "over"
         for other in later:
@@ -130,9 +140,20 @@ class Table:
     @property
     def idle(self) -> bool:
         """Whether nothing is left of any operation."""
-        return not (len(self.order) or self.named or self._made or self._moving or self._beside) and self.holdings.idle
+        return (
+            not (len(self.order) or self.named or self._made or self._aside or self._moving or self._beside)
+            and self.holdings.idle
+        )
 
-    def _landed_version(self, operation: Operation, stored: Stored | None) -> None:
+    def _set_aside(self, operation: Operation) -> None:
+        """Another operation makes a version of the same name: etags stay as they are where files go."""
+        version, aside = self.version(operation), (operation.key, f"{operation.etag} of {operation.seq}")
+        self._made[aside] = self._made.pop(version)
+        self._aside[operation] = aside
+        if operation.etag.startswith(PROVISIONAL):
+            self._move(version, aside)
+
+    def _landed_version(self, operation: Operation, version: Version, stored: Stored | None) -> None:
         key, headers = operation.key, operation.headers
         if operation.kind == "rename":
             home = homes(operation.content)[0]
@@ -142,7 +163,7 @@ class Table:
             assert operation.source is not None
             self.aliases.gone(operation.source)
         assert stored is not None
-        self._move((key, operation.etag), (key, stored.etag))
+        self._move(version, (key, stored.etag))
         told = Listed(key, operation.size, operation.etag, operation.at_ns)
         self.aliases.landed(told, headers, stored)
 
@@ -178,7 +199,7 @@ class Table:
 
     def _bequeath(self, operation: Operation, *, dropped: bool) -> None:
         """Its version will not be at its key: what takes it from there takes it from where the content is."""
-        version = operation.key, operation.etag
+        version = self.version(operation)
         if operation.kind == "rename":
             home = homes(operation.content)[0]
             version = home.key, home.etag
@@ -271,7 +292,8 @@ class Table:
                 if not self._beside[seq]:
                     del self._beside[seq]
         if operation.kind != "delete":
-            del self._made[operation.key, operation.etag]
+            del self._made[self.version(operation)]
+            self._aside.pop(operation, None)
         self._unmove(operation)
 
     def _moves(self, operation: Operation) -> None:

@@ -64,8 +64,9 @@ class Mutations:
             check_key(target)
             self._check(target, condition)
             seen = self._found(source, version.etag)
-            # S3 keeps the etag of a copy, too; and what is only described anew keeps its place in the caches.
-            etag = version.etag if source == target else self._new_etag()
+            # S3 keeps the etag of a copy, too; and what is only described anew keeps its place in the caches. Not what
+            # waits already: two operations at once would make the same version.
+            etag = version.etag if source == target and seen is None else self._new_etag()
             if headers is not None and seen is not None and seen.headers is not None:
                 headers = replace(headers, tags=seen.headers.tags)
             if seen is not None and seen.headers is not None and all(piece.home is None for piece in seen.content):
@@ -215,8 +216,12 @@ class Mutations:
         return condition if condition.etag is None else Condition(etag=self._named(key, condition.etag))
 
     def _named(self, key: str, etag: str) -> str:
-        """A version as the journal names it: an alias does not outlive us."""
-        return self._pending.real_etag(key, etag)
+        """A version as the journal names it: an alias does not outlive us. Raises PreconditionFailed for one of ours of
+        which nothing is known any more: the mount tells it by another name."""
+        named = self._pending.real_etag(key, etag)
+        if named.startswith(PROVISIONAL) and self._pending.find(key) is None:
+            raise precondition(key)
+        return named
 
     def _new_etag(self) -> str:
         self._serial += 1

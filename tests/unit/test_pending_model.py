@@ -134,8 +134,8 @@ class World:
         """As a record names a version: as the bucket does, once it has it."""
         return self.pending.real_etag(key, etag)
 
-    def show(self, key: str, body: bytes, label: str) -> Object:
-        shown = self.shown[key] = Object(body, label, f'"s3mount-{self.fresh()}"', self.fresh())
+    def show(self, key: str, body: bytes, label: str, etag: str | None = None) -> Object:
+        shown = self.shown[key] = Object(body, label, etag or f'"s3mount-{self.fresh()}"', self.fresh())
         return shown
 
     def put(self, key: str, *, append: bool) -> None:
@@ -174,7 +174,7 @@ class World:
     def rename(self, source: str, target: str) -> None:
         if source in self.shown and source != target:
             condition, old = self.condition(target), self.shown.pop(source)
-            shown = self.show(target, old.body, old.label)
+            shown = self.show(target, old.body, old.label, old.etag)
             meta = metas.rename_meta(
                 source,
                 target,
