@@ -48,7 +48,7 @@ class Room:
         try:
             while not self._fits(size, files_max):
                 before = self._pending.files, self._pending.bytes
-                self._pending.hurry("", below=True)
+                self._hurry()
                 with trio.move_on_after(self._patience_seconds) as scope:
                     while (self._pending.files, self._pending.bytes) == before:
                         await self._freed.wait()
@@ -59,3 +59,10 @@ class Room:
                     )
         finally:
             self.waiting -= 1
+
+    def _hurry(self) -> None:
+        """What waits for company only is sent, where nothing else is to be sent before it: with as much waiting as may
+        wait, it is looked through no oftener."""
+        due = self._pending.next_due()
+        if due is not None and due > trio.current_time():
+            self._pending.hurry("", below=True)
