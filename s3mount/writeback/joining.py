@@ -14,6 +14,9 @@ from s3mount.writeback.metas import Mutation, Named, Own, whole
 from s3mount.writeback.operations import PROVISIONAL, Content, Home, Kind, Operation, Piece, Place
 from s3mount.writeback.slices import cut, homes
 
+JOINED_MAX = 1000
+"""Records of one operation: each join goes through all of them, and they stay in the journal until it has landed."""
+
 
 class _Expected(NamedTuple):
     """What must be at a key, and the operation that is joined because of it."""
@@ -142,7 +145,9 @@ class Joining:
         """What may be joined with an operation that touches this key."""
         order = self._table.order
         writer = order.writer(key)
-        if writer is None or writer.state != "waiting" or not (order.last(writer, key) and order.reads_stay(writer)):
+        if writer is None or writer.state != "waiting" or len(writer.seqs) >= JOINED_MAX:
+            return None
+        if not (order.last(writer, key) and order.reads_stay(writer)):
             return None
         if writer.kind == "rename" and not (
             writer.source is not None and order.last(writer, writer.source) and order.last(writer, writer.key)

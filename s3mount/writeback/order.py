@@ -9,7 +9,7 @@ are no cycles; an operation that takes another's place in front of a third takes
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from s3mount.config import RESERVED
@@ -216,6 +216,12 @@ class Order:
 
     def _offer(self, operation: Operation) -> None:
         if self._may_come(operation):
+            if len(self._due) > 2 * len(self._keys) + READY_MAX:
+                # Nobody takes what is due while the store is away: what was rewritten since would stay for as long.
+                self._due = list(
+                    {entry for entry in self._due if self._may_come(entry[2]) and entry[2].due_at == entry[0]}
+                )
+                heapify(self._due)
             heappush(self._due, (operation.due_at, self._keys[operation][0], operation))
 
     def _may_come(self, operation: Operation) -> bool:

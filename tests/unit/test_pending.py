@@ -342,3 +342,18 @@ def test_a_file_waits_until_what_was_in_the_directory_of_its_name_is_gone() -> N
     assert table.ready() == ["delete d/"]
     table.land(marker)
     assert table.ready() == ["put d"]
+
+
+def test_a_file_that_is_rewritten_while_the_store_is_away_takes_no_more_memory_each_time() -> None:
+    table = Table()
+    for _ in range(5000):
+        table.put("log")
+    operations = list(table.pending.operations)
+    assert len(operations) == 5
+    assert max(len(operation.seqs) for operation in operations) == 1000
+    assert len(table.pending._table.order._due) < 1100
+    for number in range(5):
+        assert table.ready() == ["put log"]
+        table.land(table.pending.ready(table.now)[0], f'"e{number}"')
+    assert table.pending.idle
+    assert len(table.over) == 5000
