@@ -131,6 +131,8 @@ class Mutations:
         """Returns when the part is written; it is durable with the completion."""
         self.uploads.get(upload)
         size = sum(map(len, body))
+        if not size:
+            return self.uploads.put_part(upload, number, self._new_etag(), Piece(0, 0, None, None, 0))
         await self._room.for_bytes(size)
         meta = metas.bytes_meta(upload.id)
         with trio.CancelScope(shield=True):
@@ -138,6 +140,8 @@ class Mutations:
             self._pending.apply(appended.seq, meta, appended.place)
             if not self.uploads.has(upload):
                 self._pending.close_upload(upload.id)
+            elif (old := self.uploads.place(upload, number)) is not None:
+                self._pending.replace_part(upload.id, old)
         return self.uploads.put_part(upload, number, self._new_etag(), Piece(0, size, appended.place, None, 0))
 
     def copy_part(self, upload: Upload, number: int, source: str, start: int, stop: int, *, source_etag: str) -> Part:
@@ -149,7 +153,7 @@ class Mutations:
     async def complete_upload(self, upload: Upload, parts: Sequence[Part], condition: Condition) -> Stored:
         headers = self.uploads.get(upload).headers
         async with self._turns.of(upload.key):
-            pieces = self.uploads.pieces(upload, parts)
+            pieces = [self._up_to_date(piece) for piece in self.uploads.pieces(upload, parts)]
             stored = await self._put(upload.key, pieces, headers, condition)
             self.end_upload(upload)
             return stored
@@ -219,9 +223,15 @@ class Mutations:
         """A version as the journal names it: an alias does not outlive us. Raises PreconditionFailed for one of ours of
         which nothing is known any more: the mount tells it by another name."""
         named = self._pending.real_etag(key, etag)
-        if named.startswith(PROVISIONAL) and self._pending.find(key) is None:
+        if named.startswith(PROVISIONAL) and not self._pending.makes(key, named):
             raise precondition(key)
         return named
+
+    def _up_to_date(self, piece: metas.Part) -> metas.Part:
+        """A piece of an upload that took long: by now its version may have landed."""
+        if isinstance(piece, metas.Named):
+            return piece._replace(etag=self._named(piece.key, piece.etag))
+        return piece
 
     def _new_etag(self) -> str:
         self._serial += 1

@@ -82,6 +82,15 @@ class Pending:
         for seq, place in self._parts.pop(upload, ()):
             self._table.holdings.settled(seq, place)
 
+    def replace_part(self, upload: str, old: Place) -> None:
+        """A part of an open upload was sent anew: nobody will name the bytes that it had."""
+        parts = self._parts[upload]
+        for index, (seq, place) in enumerate(parts):
+            if place == old:
+                del parts[index]
+                self._table.holdings.settled(seq, place)
+                return
+
     # What programs see.
 
     def find(self, key: str) -> Seen | Gone | None:
@@ -113,6 +122,10 @@ class Pending:
     def real_etag(self, key: str, etag: str) -> str:
         """The bucket's etag of a version that was told with a provisional one and has landed; else the same."""
         return self._table.aliases.real_etag(key, etag)
+
+    def makes(self, key: str, etag: str) -> bool:
+        """Whether that version is still to come to the bucket."""
+        return self._table.made(key, etag) is not None
 
     def told(self, key: str, etag: str, modified_ns: int) -> tuple[str, int]:
         """Etag and time with which the mount tells a version that it met in a reply."""

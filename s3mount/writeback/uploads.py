@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from s3mount.errors import NoSuchUpload, StoreError
 from s3mount.store.base import Headers, Part, Upload
 from s3mount.writeback import metas
+from s3mount.writeback.operations import Piece, Place
 
 LOCAL = "s3mount-"
 """How the ids of these uploads begin."""
@@ -55,6 +56,11 @@ class Uploads:
         part = Part(number, etag, piece.stop)
         self.get(upload).parts[number] = part, piece
         return part
+
+    def place(self, upload: Upload, number: int) -> Place | None:
+        """Where the bytes of a part are, if it is there and has some of its own. Raises NoSuchUpload."""
+        _, piece = self.get(upload).parts.get(number, (None, None))
+        return piece.place if isinstance(piece, Piece) else None
 
     def parts(self, upload: Upload) -> tuple[Part, ...]:
         return tuple(part for _, (part, _) in sorted(self.get(upload).parts.items()))
