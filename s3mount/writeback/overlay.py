@@ -6,7 +6,7 @@ UTF-8 of keys or in the order of a tree, where a directory comes before whatever
 as no page has shown which, a key is told as soon as one of the orders says so, and remembered until both have.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -18,6 +18,8 @@ from s3mount.writeback.pending import Pending
 
 CURSORS_MAX = 1000
 """Listings that may be under way; the token of one that was forgotten is refused."""
+PAGES_MAX = 16
+"""Of those, so many keep the page of the bucket that they are within: what came before is asked for once more."""
 PAGE_MAX = 1000
 _TOKEN = "s3mount-page-"
 _BEHIND = "\U0010ffff"
@@ -76,9 +78,10 @@ class Overlay:
     def __init__(self, real: ObjectStore, pending: Pending) -> None:
         self._real = real
         self._pending = pending
-        # The mutable state: listings under way by token, the latest used last; the order that the store was seen to
-        # list in.
+        # The mutable state: listings under way by token, the latest used last; those that keep a page, the latest last;
+        # the order that the store was seen to list in.
         self._cursors: OrderedDict[str, _Cursor] = OrderedDict()
+        self._within: deque[_Cursor] = deque()
         self._order: KeyOrder | None = None
         self._serial = 0
 
@@ -265,6 +268,10 @@ class Overlay:
         self._serial += 1
         token = f"{_TOKEN}{self._serial}"
         self._cursors[token] = cursor
+        if cursor.page is not None:
+            self._within.append(cursor)
+            if len(self._within) > PAGES_MAX:
+                self._within.popleft().page = None
         if len(self._cursors) > CURSORS_MAX:
             self._cursors.popitem(last=False)
         return token

@@ -12,7 +12,7 @@ from s3mount.store.base import ALWAYS, NO_METADATA, Headers, Listed, Stored
 from s3mount.writeback import metas
 from s3mount.writeback.metas import Own
 from s3mount.writeback.operations import Operation, Place
-from s3mount.writeback.overlay import Overlay
+from s3mount.writeback.overlay import PAGES_MAX, Overlay
 from s3mount.writeback.pending import Pending, Seen
 from tests.memory_store import Call, MemoryStore
 
@@ -187,3 +187,19 @@ def test_what_waits_in_an_empty_bucket_is_listed_page_by_page_for_one_request() 
         mount.put(f"d/{number:02}")
     assert listed(mount, "d/", 10) == [f"d/{number:02}" for number in range(25)]
     assert mount.store.counts["list"] == 1
+
+
+def test_of_many_listings_that_were_left_within_a_page_few_keep_it_and_all_go_on() -> None:
+    mount = Mount("utf8")
+    for number in range(30):
+        mount.place(f"{number:02}")
+    mount.put("15+")
+
+    async def go_on() -> None:
+        tokens = [(await mount.overlay.list_page("", max_keys=10)).token for _ in range(50)]
+        assert sum(cursor.page is not None for cursor in mount.overlay._cursors.values()) == PAGES_MAX
+        for token in tokens:
+            page = await mount.overlay.list_page("", token=token)
+            assert [entry.key for entry in page.objects] == sorted(mount.truth)[10:]
+
+    trio.run(go_on)
