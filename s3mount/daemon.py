@@ -239,7 +239,7 @@ class Daemon:
             with trio.move_on_at(await self._stopping.last_sync(filesystem)):
                 await storage.orphans.drop_all()
             if opened is not None:
-                await opened.log.close()
+                await opened.close()
         pyfuse3.close(unmount=False)
 
     def _mount(self, filesystem: FileSystem, begun: trio.Event) -> UnderWay:

@@ -29,7 +29,8 @@ from s3mount.writeback.store import WriteBack
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The parts that others speak to. `damage`: what of the journal could not be believed at this start."""
+    """The parts that others speak to. `damage`: what of the journal could not be believed at this start; `sending`: the
+    scope of the sender."""
 
     store: WriteBack
     log: OperationLog
@@ -37,6 +38,12 @@ class Opened:
     sender: Sender
     room: Room
     damage: Damage | None
+    sending: trio.CancelScope
+
+    async def close(self) -> None:
+        """Send no more, and have everything durable: what is under way is looked at by the next start."""
+        self.sending.cancel()
+        await self.log.close()
 
 
 async def open_write_back(
@@ -98,6 +105,12 @@ async def open_write_back(
         token=secrets.token_hex(6),
     )
     await nursery.start(log.run)
-    await nursery.start(sender.run)
+    sending = trio.CancelScope()
+
+    async def send(*, task_status: trio.TaskStatus[None]) -> None:
+        with sending:
+            await sender.run(task_status=task_status)
+
+    await nursery.start(send)
     await nursery.start(store.run)
-    return Opened(store, log, pending, sender, room, replayed.damage)
+    return Opened(store, log, pending, sender, room, replayed.damage, sending)

@@ -110,7 +110,7 @@ async def written_back(real: MemoryStore, directory: Path, **options: object) ->
             find_out=as_s3_says,
         )
         yield opened
-        await opened.log.close()
+        await opened.close()
         nursery.cancel_scope.cancel()
 
 
