@@ -167,11 +167,6 @@ def dropped_meta(operation: Operation) -> Meta:
     return {"dropped": operation.seq}
 
 
-def void_meta(seq: int) -> Meta:
-    """The record of that seq was not acknowledged, whatever a start finds of it."""
-    return {"void": seq}
-
-
 FACTS = ("begun", "done", "parted", "parked", "unparked", "dropped", "void")
 
 

@@ -10,6 +10,7 @@ upload that ends changes nothing for those who look.
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -141,11 +142,11 @@ class WriteBack:
         if isinstance(seen, Gone):
             raise NotFound(f"{key!r} was deleted", code="NoSuchKey", status=404)
         if seen is None:
-            return await self._real.tags(key)
+            return await self._ask(partial(self._real.tags, key))
         home = _home(seen.content)
         if home is None or (seen.headers is not None and seen.headers.tags):
             return "" if seen.headers is None else seen.headers.tags
-        return await self._real.tags(home.key)
+        return await self._ask(partial(self._real.tags, home.key))
 
     async def get(
         self,
@@ -284,7 +285,7 @@ class WriteBack:
         if headers is None:
             if found is None:
                 assert home is not None
-                found = await self.reading.describe(home)
+                found = await self._ask(partial(self.reading.describe, home))
             headers, tag_count = found.headers, found.tag_count
         elif headers.tags:
             tag_count = headers.tags.count("&") + 1
