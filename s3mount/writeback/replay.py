@@ -23,7 +23,7 @@ from s3mount.writeback.operations import Operation, Place
 from s3mount.writeback.oplog import OperationLog, moved_entry
 from s3mount.writeback.reading import Damage, Journal, Told, keys_of, read_journal, told_by, told_by_found
 from s3mount.writeback.records import Identity, body_is_good, is_blank
-from s3mount.writeback.segments import Directory, Disk, name_of, reader
+from s3mount.writeback.segments import Directory, Disk, name_of, reader, sync_names_above
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ async def replay(
     try:
         if disk is None:
             await in_thread(_check_owner, directory, identity)
+            await in_thread(sync_names_above, directory)
             disk = Directory(directory)
         journal = await in_thread(read_journal, disk, identity)
         attempt = Attempt(journal, disk, identity, make, segment_bytes)

@@ -91,6 +91,23 @@ def number_of(name: str) -> int | None:
     return int(stem) if suffix == SUFFIX and len(stem) == 8 and stem.isascii() and stem.isdecimal() else None
 
 
+def sync_names_above(directory: Path) -> None:
+    """Have the directory itself outlast a loss of power, as the directories that were made for it."""
+    with suppress(PermissionError):  # what is above is not ours, and was there
+        for above in directory.absolute().parents:
+            if above.stat().st_dev != directory.stat().st_dev:
+                break
+            _sync_directory(above)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Directory:
     """A Disk that is one. The directory is there, and ours alone."""
 
@@ -148,11 +165,7 @@ class Directory:
         os.fdatasync(self._opened(number))
 
     def sync_names(self) -> None:
-        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(self._path)
 
     def read(self, number: int, offset: int, into: memoryview) -> int:
         fd = os.open(self._file(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -186,11 +199,7 @@ class Directory:
                 os.fsync(file.fileno())
         else:
             self._file(number).rename(aside / name_of(number))
-        fd = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(aside)
 
     def close(self) -> None:
         if self._fd >= 0:

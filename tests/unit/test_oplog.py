@@ -82,6 +82,30 @@ def test_what_was_appended_is_there_after_a_start(tmp_path: Path) -> None:
     running(test)
 
 
+def test_the_names_of_the_directories_above_a_new_journal_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = tmp_path / "instances" / "one" / "write-back"
+    journal.parent.mkdir(parents=True)
+
+    async def test() -> None:
+        async with opened(journal) as first:
+            assert {str(journal.parent), str(journal.parent.parent), str(tmp_path)} <= set(synced)
+            synced.clear()
+            await put(first, "key")
+            assert str(journal) in synced
+
+    running(test)
+
+
 def test_what_is_done_is_not_replayed_and_leaves_no_file(tmp_path: Path) -> None:
     async def test() -> None:
         async with opened(tmp_path / "log", segment_bytes=SMALL) as first:
