@@ -61,8 +61,8 @@ class OperationLog:
     ) -> None:
         # The mutable state: entries that wait for the next commit; those that a failure has left to be written first;
         # the last seq given; whether the disk failed last time, and whether that was told; segments that cannot be
-        # moved; since when something is written and not durable; whether something is durable that the journal does
-        # not say so of; whether it is being closed.
+        # moved, and when moving is tried again after there was no room for it; since when something is written and not
+        # durable; whether something is durable that the journal does not say so of; whether it is being closed.
         self._disk = disk
         self._appender = appender
         self._holdings = holdings
@@ -74,6 +74,7 @@ class OperationLog:
         self.last_seq = appender.durable_seq
         self._failing = self._told = False
         self._stuck: set[int] = set()
+        self._relocates_at = 0.0
         self._unsynced_at: float | None = None
         self._unmarked = False
         self._closing = False
@@ -260,7 +261,9 @@ class OperationLog:
             return
         if last or holdings.releasable(current=self._appender.current):
             await self._release(last=last)
-        elif holdings.disk_bytes > 2 * holdings.held_bytes + SLACK_SEGMENTS * self._segment_bytes:
+            return
+        too_large = holdings.disk_bytes > 2 * holdings.held_bytes + SLACK_SEGMENTS * self._segment_bytes
+        if too_large and trio.current_time() >= self._relocates_at:
             await self._relocate()
 
     async def _release(self, *, last: bool) -> None:
@@ -303,7 +306,10 @@ class OperationLog:
         for entry in entries:
             self._enqueue(entry)
         await self._commit()
-        self._work.set()
+        if any(entry.error is not None for entry in entries):
+            self._relocates_at = trio.current_time() + RETRY_SECONDS
+        else:
+            self._work.set()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         return await trio.to_thread.run_sync(call, limiter=self._committing)

@@ -172,3 +172,28 @@ def test_bytes_that_a_failed_fsync_has_lost_are_not_built_on() -> None:
             await replayed.log.close()
 
     running(test)
+
+
+def test_what_lies_in_the_way_is_not_moved_over_and_over_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try reads it, and takes of the room that is left for facts."""
+    monkeypatch.setattr(oplog, "RETRY_SECONDS", 1000.0)
+
+    async def test() -> None:
+        disk = PowerDisk()
+        replayed = await replay(NOWHERE, OURS, SmallTable, disk=disk, segment_bytes=SMALL)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(replayed.log.run)
+            await put(replayed, "parked", b"p" * 200_000)
+            seqs = [await put(replayed, f"{number}", b"x" * 15_000) for number in range(50)]
+            await replayed.log.append({"mark": 0}, (b"m" * 15_000,))
+            tries = disk.fail = Faults("create", errno.ENOSPC, nth=1, count=10**9)
+            for seq in seqs:
+                replayed.pending.end(seq)
+            for _ in range(4):
+                await replayed.log.append({"mark": 0})
+            assert tries.told == 2, "a segment of the usual size, and the least one"
+            disk.fail = lambda name: None
+            await replayed.log.close()
+            assert await replayed_from(disk, random.Random(1)) == {"parked": b"p" * 200_000}
+
+    running(test)
