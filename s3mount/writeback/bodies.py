@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import trio
+from zlib_ng import zlib_ng
 
 from s3mount.config import MIB
 from s3mount.data.buffers import Buffers, Pinned
-from s3mount.errors import NotFound, PreconditionFailed, RangeNotSatisfiable, Stale
+from s3mount.errors import Lost, NotFound, PreconditionFailed, RangeNotSatisfiable, Stale
 from s3mount.store.base import Body, ObjectStore
 from s3mount.writeback.operations import Content, Piece, Place
 
@@ -105,7 +106,7 @@ class Bodies:
         left = sum(piece.stop - piece.start for piece in pieces if not is_zeros(piece))
         used = 0
         for piece in pieces:
-            position = piece.start
+            position, crc = piece.start, 0
             while position < piece.stop:
                 wanted = piece.stop - position
                 if is_zeros(piece):
@@ -116,10 +117,14 @@ class Bodies:
                         used = 0
                     view = chunks[-1].view[used : used + wanted]
                     await self._read(piece, piece.offset + position - piece.start, view)
+                    crc = zlib_ng.crc32(view, crc)
                     used += len(view)
                     left -= len(view)
                 body.append(view)
                 position += len(view)
+            place = piece.place
+            if place is not None and piece.stop - piece.start == place.size and crc != place.crc:
+                raise Lost(f"the write-back journal does not give bytes back that it took: segment {place.segment}")
         return body
 
     async def _read(self, piece: Piece, offset: int, into: memoryview) -> None:

@@ -3,7 +3,8 @@
 import pytest
 import trio
 
-from s3mount.errors import AccessDenied, JournalFull, LostReply, Unavailable
+from s3mount.config import MIB
+from s3mount.errors import AccessDenied, JournalFull, Lost, LostReply, Unavailable
 from s3mount.store.base import ABSENT, Headers
 from tests.running import run_virtual
 from tests.unit.writing_back import Life, idle, nothing
@@ -114,3 +115,16 @@ async def test_the_same_bytes_with_other_attributes_are_not_what_a_lost_request_
         await idle(life)
     assert dict(life.store.objects["a"].headers.metadata) == {"mode": "33152"}
     assert life.store.keys() == ["a"]
+
+
+@run_virtual
+async def test_bytes_that_the_disk_has_garbled_since_are_not_sent() -> None:
+    """They are read in pieces, and the checksum is of all."""
+    life, size = Life(), 3 * MIB + 5
+    life.put("whole", bytes(size))
+    life.put("garbled", bytes(size))
+    life.log.bodies[2] = bytes(size - 1) + b"\1"
+    async with life.daemon() as sender:
+        await idle(life)
+        assert [type(parked.error) for parked in sender.spool.parked] == [Lost]
+    assert life.store.keys() == ["whole"]
