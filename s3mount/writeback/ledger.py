@@ -266,7 +266,7 @@ class Table:
     def _flat(self, content: Content) -> Iterator[Piece]:
         for piece in content:
             home = piece.home
-            maker = self._made.get((home.key, home.etag)) if home is not None else None
+            maker = self._made[home.key, home.etag] if home is not None and self._is_future(home) else None
             if home is None or maker is None:
                 yield piece
             elif (piece.start, piece.stop) == (0, home.size):

@@ -119,6 +119,10 @@ class Pending:
             else:
                 yield key, Listed(key, writer.size, writer.etag, writer.at_ns)
 
+    def makes(self, key: str, etag: str) -> bool:
+        """Whether something that waits makes that version."""
+        return self._table.made(key, etag) is not None
+
     def real_etag(self, key: str, etag: str) -> str:
         """The bucket's etag of a version that was told with a provisional one and has landed; else the same."""
         return self._table.aliases.real_etag(key, etag)

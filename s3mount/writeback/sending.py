@@ -257,10 +257,11 @@ class Sender:
         )
 
     def _taken(self, queue: deque[Operation], now: float, most: int) -> Iterator[Operation]:
-        while queue and most:
+        taken = set[Operation]()  # what goes first is in the queue twice
+        while queue and len(taken) < most:
             operation = queue.popleft()
-            if self._may_go(operation, now):
-                most -= 1
+            if operation not in taken and self._may_go(operation, now):
+                taken.add(operation)
                 yield operation
 
     def _refill(self, now: float) -> None:
