@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from s3mount.writeback.records import head_bytes, meta_bytes, record_at
 from tests.e2e.asking import asked, s3mount, told
 from tests.e2e.mounting import Mounted, Mounts, Place, eventually, run, succeed
 from tests.proxy import FaultProxy, Rule
@@ -295,8 +296,8 @@ def refusal(mounted: Mounted) -> str:
 def test_a_start_that_would_leave_or_misread_a_journal_is_refused_and_touches_nothing(
     mounts: Mounts, proxy: FaultProxy, place: Place, tmp_path: Path
 ) -> None:
-    """Without --write-back while something waits; over a journal of another prefix; over one that is not of this
-    format. `s3mount journal` names and rescues what waits, with no store."""
+    """Without --write-back while something waits; over a journal of another prefix, or of a newer format. `s3mount
+    journal` names and rescues what waits, with no store."""
     mount = mounts.start(ON, endpoint_url=proxy.endpoint_url)
     stall(proxy)
     (mount.root / "file").write_bytes(BODY)
@@ -309,8 +310,9 @@ def test_a_start_that_would_leave_or_misread_a_journal_is_refused_and_touches_no
     assert "s3mount journal export" in line
     assert contents(journal) == before
 
-    assert "file" in told("journal", "list", journal)
-    told("journal", "export", "--to", tmp_path / "out", journal)
+    where = (f"--cache-dir={mount.work / 'cache'}", mount.root)
+    assert "file" in told("journal", "list", *where)
+    told("journal", "export", "--to", tmp_path / "out", *where)
     assert (tmp_path / "out/file").read_bytes() == BODY
     assert contents(journal) == before
 
@@ -322,11 +324,28 @@ def test_a_start_that_would_leave_or_misread_a_journal_is_refused_and_touches_no
     assert place.prefix in line
     assert contents(journal_of(other)) == before
 
+    shutil.rmtree(journal_of_new(other))
+    journal_of_new(other).mkdir(mode=0o700)
+    newer(next(journal.glob("*.log")), journal_of_new(other))
+    before = contents(journal_of_new(other))
+    assert "newer" in refusal(other)
+    assert contents(journal_of_new(other)) == before
+
     mount.options = (ON,)
     proxy.clear()
     mount.start()
     synced(mount)
     assert place.get("file") == BODY
+
+
+def newer(segment: Path, into: Path) -> None:
+    """A journal with the header that a later version might write."""
+    body = segment.read_bytes()
+    header = record_at(lambda offset, size: body[offset : offset + size], 0, segment=1)
+    assert header is not None
+    record, text = header.record, meta_bytes({**header.meta, "format": 2})
+    record = record._replace(meta_size=len(text))
+    (into / segment.name).write_bytes(head_bytes(record, text, salt=header.meta["salt"]) + text)
 
 
 def journal_of_new(mounted: Mounted) -> Path:
