@@ -56,6 +56,7 @@ class Joining:
         if expected.nothing:
             if expected.joined is not None:
                 self._table.remove(expected.joined)
+                self._table.holdings.ends(seq, expected.joined.seqs)
             return None
         operation = self._operation(seq, record, "delete", (), expected, ())
         self._table.add(operation, instead=_those(expected.joined))

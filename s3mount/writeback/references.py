@@ -20,11 +20,12 @@ class Holdings:
     ) -> None:
         self._on_free = on_free
         self._on_over = on_over
-        # The mutable state: how many hold each place and each record, which record has which body, how many operations
-        # have each home, by where it is; where versions went, for records written before; bytes of all places.
+        # The mutable state: how many hold each place and each record, which record has which body, which records end
+        # another one that is still held, how many operations have each home, by where it is; where versions went, for records written before; bytes of all places.
         self._places: dict[Place, int] = {}
         self._records: dict[int, int] = {}
         self._bodies: dict[Place, int] = {}
+        self._ends: dict[int, list[int]] = {}
         self._homes: dict[Version, dict[Home, int]] = {}
         self._moved: OrderedDict[Version, Version] = OrderedDict()
         self._moved_max = moved_max
@@ -42,6 +43,14 @@ class Holdings:
         if place is not None:
             self._free([place])
         self._let_record(seq)
+
+    def ends(self, seq: int, others: Iterable[int]) -> None:
+        """The record leaves nothing of what these have made. It is held as long as one of them is, be it for a body
+        that something else has, too: a start that met that one alone would make it again."""
+        for other in others:
+            if other in self._records:
+                self._hold_record(seq)
+                self._ends.setdefault(other, []).append(seq)
 
     def hold(self, operation: Operation) -> None:
         for piece in operation.content:
@@ -128,3 +137,5 @@ class Holdings:
         if not self._records[seq]:
             del self._records[seq]
             self._on_over(seq)
+            for end in self._ends.pop(seq, ()):
+                self._let_record(end)

@@ -190,6 +190,20 @@ def test_a_put_that_names_the_bytes_of_one_that_waits_shares_them() -> None:
     assert table.pending.idle
 
 
+def test_a_deletion_that_left_nothing_is_held_as_long_as_the_record_of_what_it_deleted() -> None:
+    """Its body is another one's, too, so it stays in the journal: a start would make it again without the deletion."""
+    table = Table()
+    table.put("a", condition=ABSENT)
+    seen = table.pending.find("a")
+    assert isinstance(seen, Seen)
+    copy = table.put("b", 0, ABSENT, pieces=seen.content)
+    assert table.delete("a") is None
+    assert table.over == []
+    table.land(copy)
+    assert sorted(table.over) == [1, 2, 3]
+    assert table.pending.idle
+
+
 def test_a_copy_of_a_file_that_waits_is_made_in_the_bucket_after_it() -> None:
     table = Table()
     first = table.put("a", condition=ABSENT)
