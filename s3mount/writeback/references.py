@@ -21,7 +21,8 @@ class Holdings:
         self._on_free = on_free
         self._on_over = on_over
         # The mutable state: how many hold each place and each record, which record has which body, which records end
-        # another one that is still held, how many operations have each home, by where it is; where versions went, for records written before; bytes of all places.
+        # another one that is still held, how many operations have each home, by where it is; where versions went, for
+        # records written before; bytes of all places.
         self._places: dict[Place, int] = {}
         self._records: dict[int, int] = {}
         self._bodies: dict[Place, int] = {}
