@@ -127,10 +127,6 @@ class Pending:
         """The bucket's etag of a version that was told with a provisional one and has landed; else the same."""
         return self._table.aliases.real_etag(key, etag)
 
-    def makes(self, key: str, etag: str) -> bool:
-        """Whether that version is still to come to the bucket."""
-        return self._table.made(key, etag) is not None
-
     def told(self, key: str, etag: str, modified_ns: int) -> tuple[str, int]:
         """Etag and time with which the mount tells a version that it met in a reply."""
         return self._table.aliases.told(key, etag, modified_ns)

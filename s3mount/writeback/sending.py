@@ -242,7 +242,7 @@ class Sender:
     def _take(self, now: float) -> list[Operation]:
         if self._delete_batches < DELETE_BATCHES_MAX and self._have_gathered(now):
             self._gathers_until = inf
-            found = list(dict.fromkeys(self._taken(self._deletions, now, BATCH_MAX)))  # who goes first is in it twice
+            found = list(self._taken(self._deletions, now, BATCH_MAX))
             if found:
                 self._delete_batches += 1
                 return found
