@@ -46,10 +46,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ): "moto answers 500 to a part of an upload that is gone",
     ("write-back", "test_what_is_put_is_read_back_with_all_its_headers"): PROVISIONAL_ETAGS,
     ("write-back", "test_the_parts_of_an_upload_are_listed_by_number_with_what_they_are"): PROVISIONAL_ETAGS,
-    (
-        "write-back",
-        "test_a_put_is_conditional",
-    ): "If-Match on a key of which nothing waits is for the bucket to judge, later",
     ("write-back", "test_an_upload_by_parts_appears_whole_when_it_is_completed"): LOCAL_UPLOADS,
     ("write-back", "test_parts_but_the_last_have_at_least_5_mib"): LOCAL_UPLOADS,
     ("write-back", "test_a_list_of_uploads_tells_when_each_was_initiated"): LOCAL_UPLOADS,
