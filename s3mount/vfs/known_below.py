@@ -29,7 +29,8 @@ async def _known_below(tree: Tree, top: Inode) -> list[Listed]:
         inode = waiting.pop()
         directory = inode.contents
         if not directory.is_whole or directory.prefix in tree.hidden:
-            tree.inodes.release(inode)
+            for unneeded in [inode, *waiting]:
+                tree.inodes.release(unneeded)
             raise Unavailable(f"{inode.path}: what is in it is not known, and the store is away")
         for span in directory.pages:
             for name, entry in span.entries.items():

@@ -322,3 +322,22 @@ async def test_a_directory_of_which_not_all_is_known_stays_where_it_is(tmp_path:
         kernel.expire()
         assert await kernel.listdir("d") == ["0000", "0001", "0002", "0003", "0004", "sub"]
         assert not await kernel.exists("elsewhere")
+
+
+@run_virtual
+async def test_directories_that_were_looked_through_in_vain_are_not_kept(tmp_path: Path) -> None:
+    async with after_a_listing(tmp_path) as (kernel, store):
+        store.away = False
+        for number in range(5):
+            store.place(f"d/sub{number}/file", b"x")
+        await kernel.listdir("d")
+        ino = await kernel.ino("d")
+        store.away = True
+        inodes = kernel.fs._inodes
+        for child in list(inodes.get(ino).dentries.values()):
+            kernel.fs.forget([(child.ino, kernel.lookups.pop(child.ino))])
+        kernel.dentries.clear()
+        before = len(inodes._table)
+        with pytest.raises(Unavailable):
+            await kernel.rename("d", "elsewhere")
+        assert len(inodes._table) == before
