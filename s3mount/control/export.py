@@ -45,9 +45,7 @@ def opened(directory: str) -> Iterator[int]:
 
 def export(directory: int, path: str, fetch: Fetch) -> int:
     """Write one file below the open directory; its size. Raises ControlError."""
-    *parents, name = names = path.split("/")
-    if any(part in ("", ".", "..") for part in names) or not _is_encodable(path):
-        raise ControlError("the daemon has named a path that no file can have")
+    *parents, name = _names(path)
     try:
         with _parent(directory, parents) as parent:
             handle = os.open(name, NEW_FILE, 0o600, dir_fd=parent)
@@ -68,6 +66,22 @@ def export(directory: int, path: str, fetch: Fetch) -> int:
     except OSError as error:
         raise ControlError(f"was not written: {error.strerror}") from None
     return size
+
+
+def export_directory(directory: int, path: str) -> None:
+    """Make one directory below the open one, unless it is there. Raises ControlError."""
+    try:
+        with _parent(directory, _names(path)):
+            pass
+    except OSError as error:
+        raise ControlError(f"was not made: {error.strerror}") from None
+
+
+def _names(path: str) -> list[str]:
+    names = path.split("/")
+    if any(part in ("", ".", "..") for part in names) or not _is_encodable(path):
+        raise ControlError("the daemon has named a path that no file can have")
+    return names
 
 
 def _is_encodable(path: str) -> bool:

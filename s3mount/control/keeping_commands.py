@@ -58,6 +58,10 @@ def failed_export(path: str, chosen: Sequence[str], *, to: str) -> int:
                 print(escaped(f"{name}: a deletion, nothing to write"))
                 continue
             try:
+                if file.get("change") == "directory":
+                    export.export_directory(directory, name)
+                    print(escaped(f"{name}: a directory, made"))
+                    continue
                 size = export.export(directory, name, _fetching(location, file.get("number")))
             except ControlError as error:
                 remark(keeping_texts.failure(name, str(error)))

@@ -9,7 +9,8 @@ Fields = Mapping[str, Any]
 """A daemon's words, which may be an older or a newer one's."""
 BAR_CHARS = 20
 CHANGES = {
-    "put": "a file, or a directory",
+    "put": "a file",
+    "directory": "a directory",
     "delete": "a deletion: there is nothing to export",
     "rename": "a rename",
     "copy": "attributes, or a rename",

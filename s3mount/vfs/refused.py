@@ -27,7 +27,7 @@ class Refused:
         self._parked = parked
         self.outcome: Outcome | None = None
         self.error = parked.error
-        self.change = parked.kind
+        self.change = "directory" if parked.kind == "put" and parked.key.endswith("/") else parked.kind
         self._source = None if operation is None else operation.source
 
     def __repr__(self) -> str:

@@ -34,6 +34,18 @@ def test_a_file_comes_whole_at_its_path_for_its_owner_alone(tmp_path: Path) -> N
     assert (tmp_path / "out/a/empty").read_bytes() == b""
 
 
+def test_a_directory_that_was_refused_is_made_and_takes_what_is_below_it(tmp_path: Path) -> None:
+    with export.opened(str(tmp_path / "out")) as directory:
+        export.export_directory(directory, "a")
+        assert export.export(directory, "a/b", fetch) == len(BODY)
+        export.export_directory(directory, "a")
+        with pytest.raises(ControlError, match="Not a directory"):
+            export.export_directory(directory, "a/b")
+        with pytest.raises(ControlError, match="no file can have"):
+            export.export_directory(directory, "../x")
+    assert (tmp_path / "out/a/b").read_bytes() == BODY
+
+
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "", "a//x", "./x", "a\0b", "..", "a/\ud800"])
 def test_a_daemon_names_nothing_outside_of_the_directory(tmp_path: Path, path: str) -> None:
     with export.opened(str(tmp_path / "out")) as directory, pytest.raises(ControlError, match="no file can have"):

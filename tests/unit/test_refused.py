@@ -64,6 +64,14 @@ async def asked(kernel: Kernel, verb: str, **request: object) -> Any:
 
 
 @run_virtual
+async def test_a_refused_directory_is_told_as_one(tmp_path: Path) -> None:
+    async with refusing(tmp_path) as (kernel, _, spool):
+        spool.park(spool._table.add("d/e/", 0), DENIED, b"")
+        answer = await asked(kernel, "failed_list", paths=["d/e"])
+        assert [(file["path"], file["change"]) for file in answer["files"]] == [("d/e", "directory")]
+
+
+@run_virtual
 async def test_both_kinds_are_listed_and_each_says_what_it_waits_for(tmp_path: Path) -> None:
     async with refusing(tmp_path) as (kernel, _, _):
         answer = await asked(kernel, "failed_list", paths=[])
