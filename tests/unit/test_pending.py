@@ -176,6 +176,21 @@ def test_a_restated_file_that_waits_is_a_put_with_the_new_headers() -> None:
     assert (restated.kind, restated.headers, restated.condition) == ("put", other, ABSENT)
 
 
+def test_a_rename_of_a_file_that_is_being_restated_is_of_the_version_that_lands() -> None:
+    table = Table()
+    first = table.put("a", condition=ABSENT)
+    table.land(first, '"real"')
+    restated = table.copy("a", "a", first.etag, headers=Headers(metadata={"mode": "33188"}))
+    table.pending.begin(restated)
+    table.copy("a", "a", headers=PLAIN)
+    renamed = table.rename("a", "b")
+    table.pending.landed(restated, Stored('"restated"', 5))
+    for operation in list(table.pending.operations):
+        for piece in operation.content:
+            assert piece.home is None or piece.home.etag == '"restated"', operation
+    assert renamed.key == "b"
+
+
 def test_a_put_that_names_the_bytes_of_one_that_waits_shares_them() -> None:
     table = Table()
     first = table.put("a", condition=ABSENT)
