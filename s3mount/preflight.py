@@ -263,5 +263,8 @@ def default_limit(cache_dir: Path, part_size_bytes: int, option: str) -> int:
     free = disk.f_bavail * disk.f_frsize
     limit = min(max(free // 10, GIB), free // 2)
     if limit < STAGING_PARTS_MIN * part_size_bytes:
-        raise StartError(f"only {free // MIB} MiB are free in {cache_dir}: choose another --cache-dir, or set {option}")
+        raise StartError(
+            f"only {free // MIB} MiB are free in {cache_dir}: free some, set {option}, or choose another --cache-dir, "
+            "which leaves behind what waits in a journal of --write-back here"
+        )
     return limit

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from math import inf
 
-from s3mount.data.intents import Intent, Source, seconds_of
+from s3mount.data.intents import Intent, seconds_of
 from s3mount.data.parallel import each
 from s3mount.data.removal import remove, remove_ghosts, speaks_of_others
 from s3mount.errors import NotFound, NotImplementedByStore, PreconditionFailed, TooMany
@@ -75,7 +75,7 @@ async def _bring(
             outcome.kept.append(here.key)
         elif there is None:
             moves.append((here, intent.target + name))
-        elif _is_copy(there, source) or there.key.endswith("/"):
+        elif source.is_copied(there) or there.key.endswith("/"):
             stale.append((here.key, here.etag))
         else:
             outcome.kept.append(here.key)
@@ -92,13 +92,9 @@ async def _take_back(
         here, there = former.get(intent.former + name), target.get(intent.target + name)
         if here is None or there is None or not source.still(here):
             continue
-        if _is_copy(there, source) and seconds_of(there) <= intent.until_ns // 10**9:
+        if source.is_copied(there) and seconds_of(there) <= intent.until_ns // 10**9:
             stale.append((there.key, there.etag))
     await _delete(store, stale, outcome)
-
-
-def _is_copy(found: Listed, source: Source) -> bool:
-    return found.etag == source.moved_etag and found.size == source.size
 
 
 async def _move(store: ObjectStore, moves: list[tuple[Listed, str]], outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Literal, cast, get_args
 
 from s3mount.config import RESERVED
-from s3mount.store.base import Listed
+from s3mount.store.base import PROVISIONAL, Listed
 
 FORMAT = 1
 HEAD_MAX_BYTES = 16 * 1024
@@ -35,13 +35,15 @@ class Source:
     copy: str = ""
 
     def still(self, found: Listed) -> bool:
-        """Whether the source is what it was."""
+        """Whether the source is what it was, as far as it can be told."""
+        if self.etag.startswith(PROVISIONAL):
+            return found.size == self.size  # it has landed since, under an etag that the intent does not know
         return (found.etag, found.size, seconds_of(found)) == (self.etag, self.size, self.modified_seconds)
 
-    @property
-    def moved_etag(self) -> str:
-        """What it has at its new key."""
-        return self.copy or self.etag
+    def is_copied(self, found: Listed) -> bool:
+        """Whether this is its copy at the new key."""
+        known = not self.etag.startswith(PROVISIONAL)
+        return found.size == self.size and (found.etag == (self.copy or self.etag) or not known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ Body = Sequence[Buffer]
 """A body to send: its pieces in order. It is read again from the start when a request is repeated: it must not
 change."""
 
+PROVISIONAL = '"s3mount-'
+"""How the etags begin of versions that a store answers for before the bucket has them: they outlive no daemon."""
+
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 

@@ -8,10 +8,10 @@ condition is what the earlier one leaves.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from s3mount.store.base import Condition
+from s3mount.store.base import PROVISIONAL, Condition
 from s3mount.writeback.ledger import Table
 from s3mount.writeback.metas import Mutation, Named, Own, whole
-from s3mount.writeback.operations import PROVISIONAL, Content, Home, Kind, Operation, Piece, Place
+from s3mount.writeback.operations import Content, Home, Kind, Operation, Piece, Place
 from s3mount.writeback.slices import cut, homes
 
 JOINED_MAX = 1000

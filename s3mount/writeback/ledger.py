@@ -6,10 +6,10 @@ Knows where versions are and which operation makes one; no record and no rule of
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from s3mount.store.base import ABSENT, Condition, Headers, Listed, Stored
+from s3mount.store.base import ABSENT, PROVISIONAL, Condition, Headers, Listed, Stored
 from s3mount.writeback.aliases import Aliases
 from s3mount.writeback.metas import whole
-from s3mount.writeback.operations import PROVISIONAL, Content, Home, Operation, Piece, Place
+from s3mount.writeback.operations import Content, Home, Operation, Piece, Place
 from s3mount.writeback.order import Order
 from s3mount.writeback.references import Holdings, Version
 from s3mount.writeback.slices import cut, homes

@@ -14,10 +14,10 @@ import trio
 from s3mount.config import S3_KEY_MAX_BYTES
 from s3mount.data.parallel import each
 from s3mount.errors import KeyTooLong, NotFound, PreconditionFailed, StoreError
-from s3mount.store.base import Body, Condition, Headers, Part, Stored, Undeleted, Upload
+from s3mount.store.base import PROVISIONAL, Body, Condition, Headers, Part, Stored, Undeleted, Upload
 from s3mount.writeback import metas
 from s3mount.writeback.keyturns import KeyTurns
-from s3mount.writeback.operations import PROVISIONAL, Piece
+from s3mount.writeback.operations import Piece
 from s3mount.writeback.oplog import OperationLog
 from s3mount.writeback.pending import GONE, Gone, Pending, Seen
 from s3mount.writeback.room import Room

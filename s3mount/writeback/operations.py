@@ -11,8 +11,6 @@ from typing import Literal, NamedTuple
 from s3mount.errors import S3MountError
 from s3mount.store.base import ALWAYS, Condition, Headers
 
-PROVISIONAL = '"s3mount-'
-
 Kind = Literal["put", "delete", "rename", "copy"]
 State = Literal["waiting", "begun", "parked", "over"]
 """begun: the bucket may have it, and a crash does not know: it is never joined with another one any more. parked: no

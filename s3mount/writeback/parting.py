@@ -12,8 +12,8 @@ from dataclasses import replace
 from s3mount.config import Config
 from s3mount.data.conflict import PARTIAL, Conflict, CopiesKept
 from s3mount.errors import NotFound, PreconditionFailed, S3MountError
-from s3mount.store.base import ALWAYS, Condition, ObjectStore
-from s3mount.writeback.operations import PROVISIONAL, Content, Home, Operation, Piece
+from s3mount.store.base import ALWAYS, PROVISIONAL, Condition, ObjectStore
+from s3mount.writeback.operations import Content, Home, Operation, Piece
 from s3mount.writeback.recognising import look
 from s3mount.writeback.resuming import Resuming
 from s3mount.writeback.trial import Parted, Trial

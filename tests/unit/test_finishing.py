@@ -429,3 +429,14 @@ async def test_how_often_copies_are_recorded_grows_less_than_their_number(tmp_pa
         await kernel.rename("d", "e")
     records = [call for call in store.calls if call.operation == "put" and call.key.startswith(".s3mount/intents/")]
     assert len(records) <= 42
+
+
+@run_virtual
+async def test_a_move_of_what_has_landed_since_under_another_etag_is_finished() -> None:
+    """With --write-back an intent may name versions as an earlier daemon told them."""
+    store = bucket()
+    written = intent_of(store)
+    told = {name: replace(one, etag=f'"s3mount-{name}"', modified_seconds=0) for name, one in written.sources.items()}
+    outcome = await finish(store, replace(written, sources=told))
+    assert not outcome.kept
+    assert store.keys("p/") == ["p/e/", "p/e/a", "p/e/b", "p/e/sub/", "p/e/sub/c"]

@@ -384,3 +384,14 @@ async def test_deletions_that_somebody_comes_to_wait_for_while_they_gather_are_s
     assert not life.store.objects
     assert [call.operation for call in life.store.calls] == ["delete_many"]
     assert life.pending.idle
+
+
+@run_virtual
+async def test_a_directory_without_a_key_that_the_store_goes_on_listing_goes_late_as_well() -> None:
+    life = Life()
+    life.store.ghosts = True
+    life.delete("d/")
+    await trio.sleep(60)
+    async with life.daemon():
+        await idle(life)
+    assert [call.key for call in life.store.calls if call.operation in ("delete", "delete_many")] == ["d/"]

@@ -14,11 +14,11 @@ from s3mount.data.conflict import CopiesKept
 from s3mount.data.grid import S3_RULES, PartRules
 from s3mount.data.journal import Journal
 from s3mount.data.leftovers import Leftovers
-from s3mount.store.base import ALWAYS, Body, Condition, Headers
+from s3mount.store.base import ALWAYS, PROVISIONAL, Body, Condition, Headers
 from s3mount.store.outage import Outage
 from s3mount.writeback import metas
 from s3mount.writeback.metas import Meta, Own, Part
-from s3mount.writeback.operations import PROVISIONAL, Place
+from s3mount.writeback.operations import Place
 from s3mount.writeback.pending import Pending, Seen
 from s3mount.writeback.sending import Sender
 from s3mount.writeback.settling import with_blockers
