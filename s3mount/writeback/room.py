@@ -6,7 +6,7 @@ something now and then: after `patience_seconds` without, they are refused.
 
 import trio
 
-from s3mount.errors import JournalFull, Unavailable
+from s3mount.errors import JournalFull
 from s3mount.writeback.pending import Pending
 
 DELETIONS_FACTOR = 2
@@ -36,13 +36,6 @@ class Room:
     async def for_deletion(self) -> None:
         """Until there is room for one more record. Raises JournalFull."""
         await self._wait(0, DELETIONS_FACTOR * self.files_max)
-
-    async def for_an_end(self) -> None:
-        """Until something that waited may be over. Raises Unavailable when for a long time nothing was."""
-        with trio.move_on_after(self._patience_seconds) as scope:
-            await self._freed.wait()
-        if scope.cancelled_caught:
-            raise Unavailable(f"what this waits for was not sent for {self._patience_seconds:.0f} s")
 
     def _fits(self, size: int, files_max: int) -> bool:
         pending = self._pending

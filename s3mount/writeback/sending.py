@@ -36,7 +36,6 @@ from s3mount.writeback.trial import Landed, Trial
 
 log = logging.getLogger(__name__)
 
-SENDS_MAX = 16
 BUG_SECONDS = 30.0
 GATHER_SECONDS = 1.0
 """Deletions that are due wait so long for others, if anything is held at all: a thousand cost one request."""
@@ -70,7 +69,7 @@ class Sender:
         self._pending = pending
         self._outage = outage
         self._wall_ns = wall_ns
-        self._sends_max = getattr(config, "write_back_sends_max", SENDS_MAX)
+        self._sends_max = config.write_back_sends_max
         self._bodies = Bodies(real, journal, buffers)
         self._resuming = Resuming(real, journal, self._bodies, config, rules)
         recognising = Recognising(real, self._bodies, config)
